@@ -1,0 +1,22 @@
+"""Pseudo numerical methods for diffusion models on manifolds (Liu et al., ICLR 2022).
+
+Submodules and the names below are imported on first use, so that `import pndm` costs nothing.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_NAMES = {"plan": "plans", "sample": "sampling", "initial_noise": "noise"}
+_MODULES = ("schedules", "grids", "transfer", "gradient", "solvers", "plans", "sampling", "noise")
+_MODULES += ("flow", "models", "datasets", "images", "evaluation", "train")
+_MODULES += ("config", "records", "tracking", "experiment")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMES:
+        return getattr(import_module(f"pndm.{_NAMES[name]}"), name)
+    if name in _MODULES:
+        return import_module(f"pndm.{name}")
+    raise AttributeError(f"module 'pndm' has no attribute {name!r}")

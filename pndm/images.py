@@ -1,0 +1,40 @@
+"""Images as the network sees them ([−1, 1] floats) and as files hold them (uint8), and grids."""
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """Floats in [−1, 1] (clamped) to 0…255, round((x+1)·127.5), the nearest level: never truncated."""
+    return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def from_uint8(images: Tensor) -> Tensor:
+    """0…255 to float32 in [−1, 1], x = v/127.5 − 1; the inverse of `to_uint8`."""
+    return images.to(torch.float32) / 127.5 - 1
+
+
+def grid(images: Tensor, columns: int | None = None, scale: int | None = None) -> Image.Image:
+    """Tile uint8 [N, C, H, W] (C = 1 or 3) row by row into one picture, one pixel apart.
+
+    Small images are enlarged by a whole factor (`scale`) so that a person can see them.
+    """
+    count, _, height, width = images.shape
+    columns = columns or min(count, max(1, round(count**0.5)))
+    rows = -(-count // columns)
+    scale = scale or max(1, 48 // height)
+    tiles = images.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    height, width = height * scale, width * scale
+    canvas = torch.full((3, rows * (height + 2) + 2, columns * (width + 2) + 2), 255).byte()
+    for i, tile in enumerate(tiles):
+        top, left = 2 + (i // columns) * (height + 2), 2 + (i % columns) * (width + 2)
+        canvas[:, top : top + height, left : left + width] = tile.cpu()
+    return Image.fromarray(canvas.permute(1, 2, 0).numpy())
+
+
+def save_grid(images: Tensor, path: Path, columns: int | None = None) -> None:
+    """Write `grid(images)` as a PNG."""
+    grid(images, columns).save(path, format="PNG")

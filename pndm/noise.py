@@ -1,0 +1,45 @@
+"""Random numbers that depend on an image's seed alone, never on the batch or on what ran before."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+
+def initial_noise(seeds: Iterable[int], shape: Sequence[int]) -> Tensor:
+    """x_T ~ N(0, 1) for each seed, [len(seeds), *shape] float32 on the CPU.
+
+    Image i is drawn from a generator of its own, seeded with its seed. ValueError for a negative
+    seed.
+    """
+    return torch.stack([_normal(check_seed(seed), shape) for seed in seeds])
+
+
+def step_noise(seeds: Iterable[int], shape: Sequence[int]) -> Callable[[int], Tensor]:
+    """z ~ N(0, 1) for row i of a plan, [len(seeds), *shape] float32, keyed by (seed, i).
+
+    For the methods that add noise on their way (`ddpm`, `ddim` with eta > 0). Rows may be asked
+    for in any order.
+    """
+    seeds = [check_seed(seed) for seed in seeds]
+    return lambda row: torch.stack(
+        [_normal(derive_seed("step noise", seed, row), shape) for seed in seeds]
+    )
+
+
+def derive_seed(purpose: str, *numbers: int) -> int:
+    """A 63-bit seed for one purpose, independent of all others: BLAKE2b of its name and numbers."""
+    text = "/".join([purpose, *map(str, numbers)])
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
+
+
+def check_seed(seed: int) -> int:
+    """The seed, if it is one that torch takes; ValueError otherwise."""
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed {seed} must lie between 0 and 2**63 - 1")
+    return seed
+
+
+def _normal(seed: int, shape: Sequence[int]) -> Tensor:
+    return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed))

@@ -1,0 +1,62 @@
+"""What a run leaves behind: files written whole or not at all, hashes, and where they came from."""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "torchvision", "torch-fidelity", "hydra-core", "wandb", "numpy")
+"""Packages whose versions go into every record."""
+
+
+def atomic(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let `write` fill a temporary file beside `path`, then rename it: whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        write(partial)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write indented JSON atomically; ValueError for NaN or infinity, which JSON cannot hold."""
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    atomic(path, lambda partial: partial.write_text(text))
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, as lower-case hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def commit() -> str | None:
+    """The commit of the code, with "-dirty" where tracked files differ from it; None without git."""
+    command = ["git", "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"]
+    here = Path(__file__).parent
+    try:
+        done = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of this package and of those that a number may depend on."""
+    found = {"python": platform.python_version()}
+    for package in ("pndm", *PACKAGES):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            from pndm import __version__
+
+            found[package] = __version__ if package == "pndm" else "missing"
+    return found

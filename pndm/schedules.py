@@ -1,0 +1,239 @@
+"""Variance schedules: how much signal is left at time t, and the clocks that follow from it.
+
+A diffusion process mixes an image with noise, x_t = √ᾱ(t)·x_0 + √(1−ᾱ(t))·e. The paper's ODE
+(its eq. 10) and its transfer part (eq. 11) know the process through ᾱ alone. Training fixes ᾱ
+at whole times; between them log ᾱ is linear here, so that every real time has its ᾱ. Two clocks
+are used besides t: ρ = √((1−ᾱ)/ᾱ), in which the transfer part is exactly Euler's method, and
+λ = −log ρ, half the log signal-to-noise ratio.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Literal, NamedTuple, get_args
+
+Convention = Literal["aligned", "released", "diffusers"]
+
+MIN_ALPHA_BAR = 4e-5
+"""Floor of ᾱ in plans of the aligned convention, just under the linear schedule's own minimum."""
+
+
+class Node(NamedTuple):
+    """A point in time as a solver meets it: the network's time, ᾱ there, and d log ᾱ/dt."""
+
+    time: float
+    alpha_bar: float
+    slope: float
+
+    @property
+    def rho(self) -> float:
+        """ρ = √((1−ᾱ)/ᾱ), the noise in x/√ᾱ; 0 at the image."""
+        return math.sqrt((1 - self.alpha_bar) / self.alpha_bar)
+
+
+@dataclass(frozen=True)
+class Schedule(ABC):
+    """ᾱ(t) for real t in [−1, timesteps−1]; time −1 is the image, the last one nearly all noise.
+
+    `min_alpha_bar` floors ᾱ in plans (not in `alpha_bar`): a network error at ᾱ = 2e-9, where
+    the cosine schedule starts, would be blown up to 1/√ᾱ times its size. 0 switches it off.
+    """
+
+    name: str
+    timesteps: int
+    convention: Convention
+    min_alpha_bar: float
+
+    @abstractmethod
+    def log_alpha_bar(self, t: float) -> float:
+        """log ᾱ(t) in float64."""
+
+    @abstractmethod
+    def dlog_alpha_bar(self, t: float) -> float:
+        """d log ᾱ/dt at t, per unit of network time; not positive."""
+
+    @abstractmethod
+    def time_at(self, log_alpha_bar: float) -> float:
+        """The inverse of `log_alpha_bar`, for grids that are even in another clock than t.
+
+        Raises ValueError where the convention makes ᾱ a staircase, which has no inverse.
+        """
+
+    def alpha_bar(self, t: float) -> float:
+        """ᾱ(t) in float64, for real t in [−1, timesteps−1]; ValueError outside."""
+        return math.exp(self.log_alpha_bar(t))
+
+    def node(self, t: float) -> Node:
+        """What a plan knows of time t: ᾱ floored at `min_alpha_bar`, and the floored ᾱ's slope."""
+        alpha_bar = self.alpha_bar(t)
+        if alpha_bar < self.min_alpha_bar:
+            return Node(t, self.min_alpha_bar, 0.0)
+        return Node(t, alpha_bar, self.dlog_alpha_bar(t))
+
+    def check(self, t: float) -> None:
+        """Refuse a time at which no ᾱ is defined."""
+        if not -1 <= t <= self.timesteps - 1:
+            raise ValueError(f"time {t} lies outside [-1, {self.timesteps - 1}] of {self.name}")
+
+
+@dataclass(frozen=True)
+class Table(Schedule):
+    """A schedule that training tabulated: log ᾱ[0] … log ᾱ[timesteps−1].
+
+    The convention says which entry belongs to the network's time t and where the last step ends:
+    `aligned` ᾱ[t] and ᾱ = 1, as trained; `released` ᾱ[⌊t⌋+1] and ᾱ[0], as the authors' code
+    runs (with ᾱ[T] := ᾱ[T−1]); `diffusers` ᾱ[t] and ᾱ[0].
+    """
+
+    table: tuple[float, ...]
+
+    def _knot(self, time: int) -> float:
+        """log ᾱ at a whole time from −1 to timesteps−1, in this convention."""
+        match self.convention:
+            case "aligned":
+                return self.table[time] if time >= 0 else 0.0
+            case "released":
+                return self.table[min(time + 1, self.timesteps - 1)]
+            case "diffusers":
+                return self.table[max(time, 0)]
+
+    def log_alpha_bar(self, t: float) -> float:
+        self.check(t)
+        if self.convention == "released":
+            return self._knot(math.trunc(t))
+        left = math.floor(t)
+        start = self._knot(left)
+        return start if t == left else start + (t - left) * (self._knot(left + 1) - start)
+
+    def dlog_alpha_bar(self, t: float) -> float:
+        """log ᾱ(⌈t⌉) − log ᾱ(⌈t⌉−1), the slope on the left of t; at t = −1 that on its right."""
+        self.check(t)
+        right = max(math.ceil(t), 0)
+        return self._knot(right) - self._knot(right - 1)
+
+    def time_at(self, log_alpha_bar: float) -> float:
+        if self.convention == "released":
+            raise ValueError(
+                "the released convention truncates times, so its clock has no inverse: "
+                "use grid=leading, linspace, trailing or quadratic, or convention=aligned"
+            )
+        first, last = self._knot(-1), self._knot(self.timesteps - 1)
+        if not last <= log_alpha_bar <= first:
+            raise ValueError(f"log ᾱ = {log_alpha_bar} lies outside [{last}, {first}]")
+        right = bisect_left(range(self.timesteps), -log_alpha_bar, key=lambda i: -self._knot(i))
+        start, end = self._knot(right - 1), self._knot(right)
+        return float(right) if start == end else right - (log_alpha_bar - end) / (start - end)
+
+
+@dataclass(frozen=True)
+class VP(Schedule):
+    """The continuous linear variance-preserving process, smooth in t (Song et al. 2021, eq. 33).
+
+    log ᾱ(t) = −T·(β₀·s + ½·(β₁−β₀)·s²) with s = (t+1)/T.
+    """
+
+    beta_start: float
+    beta_end: float
+
+    def log_alpha_bar(self, t: float) -> float:
+        self.check(t)
+        s = (t + 1) / self.timesteps
+        rise = self.beta_end - self.beta_start
+        return -self.timesteps * (self.beta_start * s + 0.5 * rise * s**2)
+
+    def dlog_alpha_bar(self, t: float) -> float:
+        """−(β₀ + (β₁−β₀)·s)."""
+        self.check(t)
+        s = (t + 1) / self.timesteps
+        return -(self.beta_start + (self.beta_end - self.beta_start) * s)
+
+    def time_at(self, log_alpha_bar: float) -> float:
+        depth = -log_alpha_bar / self.timesteps
+        rise = self.beta_end - self.beta_start
+        s = 2 * depth / (self.beta_start + math.sqrt(self.beta_start**2 + 2 * rise * depth))
+        return s * self.timesteps - 1
+
+
+def from_betas(name: str, betas: Iterable[float], convention: Convention = "aligned") -> Table:
+    """A schedule from the noise variances of training, ᾱ[j] = Π_{i≤j} (1−β_i), 0 < β < 1."""
+    betas = tuple(betas)
+    if not betas or not all(0 < beta < 1 for beta in betas):
+        raise ValueError(f"{name}: every β must lie strictly between 0 and 1")
+    if convention not in get_args(Convention):
+        raise ValueError(f"no convention {convention!r}: use {', '.join(get_args(Convention))}")
+    floor = MIN_ALPHA_BAR if convention == "aligned" else 0.0
+    table = tuple(accumulate(math.log1p(-beta) for beta in betas))
+    return Table(name, len(betas), convention, floor, table)
+
+
+def linear(
+    timesteps: int = 1000,
+    beta_start: float = 1e-4,
+    beta_end: float = 0.02,
+    convention: Convention = "aligned",
+) -> Table:
+    """β evenly spaced from beta_start to beta_end (Ho et al. 2020)."""
+    return from_betas("linear", linspace(beta_start, beta_end, timesteps), convention)
+
+
+def quad(
+    timesteps: int = 1000,
+    beta_start: float = 1e-4,
+    beta_end: float = 0.02,
+    convention: Convention = "aligned",
+) -> Table:
+    """√β evenly spaced from √beta_start to √beta_end (the DDPM code's "quad")."""
+    return _quadratic("quad", timesteps, beta_start, beta_end, convention)
+
+
+def scaled_linear(
+    timesteps: int = 1000,
+    beta_start: float = 0.00085,
+    beta_end: float = 0.012,
+    convention: Convention = "aligned",
+) -> Table:
+    """The formula of `quad` with Stable Diffusion's ends (Rombach et al. 2022)."""
+    return _quadratic("scaled_linear", timesteps, beta_start, beta_end, convention)
+
+
+def _quadratic(
+    name: str, timesteps: int, beta_start: float, beta_end: float, convention: Convention
+) -> Table:
+    roots = linspace(math.sqrt(beta_start), math.sqrt(beta_end), timesteps)
+    return from_betas(name, (root**2 for root in roots), convention)
+
+
+def cosine(timesteps: int = 1000, convention: Convention = "aligned") -> Table:
+    """ᾱ falling as cos²; β_j = min(1 − f((j+1)/T)/f(j/T), 0.999), f(s) = cos²(½π(s+0.008)/1.008).
+
+    Source: Nichol & Dhariwal 2021, eq. 17.
+    """
+
+    def f(s: float) -> float:
+        return math.cos((s + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    betas = (min(1 - f((j + 1) / timesteps) / f(j / timesteps), 0.999) for j in range(timesteps))
+    return from_betas("cosine", betas, convention)
+
+
+def vp(timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> VP:
+    """The continuous linear process whose discretisation `linear` is."""
+    return VP("vp", timesteps, "aligned", MIN_ALPHA_BAR, beta_start, beta_end)
+
+
+def linspace(start: float, end: float, count: int) -> list[float]:
+    """`count` evenly spaced numbers from start to end, both included."""
+    return [start + (end - start) * i / max(count - 1, 1) for i in range(count)]
+
+
+SCHEDULES: dict[str, Callable[..., Schedule]] = {
+    "linear": linear,
+    "cosine": cosine,
+    "quad": quad,
+    "scaled_linear": scaled_linear,
+    "vp": vp,
+}
+"""The schedules by the names that `conf/schedule` gives them."""

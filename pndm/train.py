@@ -1,0 +1,200 @@
+"""Training of ε-networks, on digits with a CPU or on larger images with a GPU.
+
+    python -m pndm.train dataset=digits schedule=cosine
+
+The loss is Ho et al.'s L_simple = E‖e − e_θ(√ᾱ_t·x_0 + √(1−ᾱ_t)·e, t)‖² (eq. 14), its times
+stratified over the batch. Everything random in iteration i is drawn from (seed, i) alone, so a
+run that was stopped goes on from its checkpoint as if it had never been.
+"""
+
+import copy
+import json
+import math
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from pndm import config, datasets, images, noise, records
+from pndm.models.registry import ARCHITECTURES
+from pndm.models.unet import UNet
+
+
+def loss(model: nn.Module, x_0: Tensor, alpha_bar: Tensor) -> Tensor:
+    """Mean squared error of the predicted noise, eq. 14; x_0 [B, C, H, W], alpha_bar [T]."""
+    count, timesteps = len(x_0), len(alpha_bar)
+    strata = (torch.arange(count) + torch.rand(count)) / count
+    t = (strata * timesteps).long().clamp(max=timesteps - 1).to(x_0.device)
+    e = torch.randn(x_0.shape).to(x_0.device)
+    a = alpha_bar[t].view(-1, 1, 1, 1)
+    return (model(a.sqrt() * x_0 + (1 - a).sqrt() * e, t.float()) - e).square().mean()
+
+
+def batch_indices(count: int, batch_size: int, seed: int, start: int) -> Iterator[list[int]]:
+    """Endless batches of indices from the permutation of each epoch, from iteration `start` on."""
+    epoch, order = -1, torch.empty(0)
+    position = start * batch_size
+    while True:
+        batch = []
+        for p in range(position, position + batch_size):
+            if p // count != epoch:
+                epoch = p // count
+                order = torch.randperm(count, generator=generator(seed, epoch))
+            batch.append(int(order[p % count]))
+        yield batch
+        position += batch_size
+
+
+def generator(seed: int, stream: int) -> torch.Generator:
+    """The random numbers of one epoch."""
+    return torch.Generator().manual_seed(noise.derive_seed("epoch", seed, stream))
+
+
+def learning_rate(iteration: int, recipe: config.Recipe) -> float:
+    """Linear warm-up, then constant or, with `decay`, half a cosine down to zero."""
+    rate = recipe.lr * min(1.0, (iteration + 1) / max(recipe.warmup, 1))
+    if recipe.decay:
+        rate *= 0.5 * (1 + math.cos(math.pi * iteration / recipe.iterations))
+    return rate
+
+
+@torch.no_grad()
+def update_ema(ema: nn.Module, model: nn.Module, decay: float, iteration: int) -> None:
+    """ema ← d·ema + (1−d)·model, d = min(decay, (1+i)/(10+i)) so that it forgets its start."""
+    d = min(decay, (1 + iteration) / (10 + iteration))
+    for average, weight in zip(ema.parameters(), model.parameters(), strict=True):
+        average.lerp_(weight, 1 - d)
+
+
+def train(cfg: config.Train) -> Path:
+    """Train to `cfg.recipe.iterations`, resuming if there is a checkpoint; the weights' path."""
+    recipe, out = cfg.recipe, Path(cfg.output)
+    device = torch.device(cfg.device)
+    schedule = config.schedule(cfg.schedule)
+    alpha_bar = torch.tensor([schedule.alpha_bar(t) for t in range(schedule.timesteps)])
+    alpha_bar = alpha_bar.to(device)
+
+    torch.manual_seed(noise.derive_seed("initial weights", cfg.seed))
+    model = UNet(ARCHITECTURES[cfg.architecture]).to(device)
+    ema = copy.deepcopy(model).eval().requires_grad_(False)
+    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr)
+    start, losses, seconds = 0, [], 0.0
+
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint = out / "checkpoint.pt"
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, weights_only=True, map_location=device)
+        model.load_state_dict(saved["model"])
+        ema.load_state_dict(saved["ema"])
+        optimizer.load_state_dict(saved["optimizer"])
+        start, losses, seconds = saved["iteration"], saved["losses"], saved["seconds"]
+
+    data = datasets.DATASETS[cfg.dataset.name](part="train" if cfg.holdout else "all")
+    loader = DataLoader(
+        data,
+        batch_sampler=batch_indices(len(data), recipe.batch_size, cfg.seed, start),
+        num_workers=cfg.workers,
+    )
+    bar = tqdm(loader, total=recipe.iterations, initial=start, desc=out.name, mininterval=1)
+    window, began = [], time.monotonic()
+    model.train()
+    for iteration, batch in enumerate(bar, start):
+        if iteration >= recipe.iterations:
+            break
+        torch.manual_seed(noise.derive_seed("iteration", cfg.seed, iteration))
+        x_0 = images.from_uint8(batch).to(device)
+        if cfg.dataset.flip:
+            x_0 = torch.where(torch.rand(len(x_0), 1, 1, 1).to(device) < 0.5, x_0.flip(3), x_0)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(iteration, recipe)
+        value = loss(model, x_0, alpha_bar)
+        optimizer.zero_grad()
+        value.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        update_ema(ema, model, recipe.ema, iteration)
+
+        window.append(value.detach())
+        done = iteration + 1
+        if done % recipe.log_every == 0 or done == recipe.iterations:
+            mean = torch.stack(window).mean().item()
+            if not math.isfinite(mean):
+                raise FloatingPointError(f"loss is {mean} at iteration {done}: lower recipe.lr")
+            losses.append([done, mean])
+            window = []
+            bar.set_postfix(loss=f"{mean:.4f}")
+        if done % recipe.checkpoint_every == 0 or done == recipe.iterations:
+            now = time.monotonic()
+            seconds, began = seconds + now - began, now
+            state = {
+                "model": model.state_dict(),
+                "ema": ema.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "iteration": done,
+                "losses": losses,
+                "seconds": seconds,
+            }
+            records.atomic(checkpoint, lambda path, state=state: torch.save(state, path))
+    bar.close()
+    return finish(cfg, ema, losses, seconds)
+
+
+def finish(cfg: config.Train, ema: nn.Module, losses: list, seconds: float) -> Path:
+    """Write the averaged weights, their card, the loss curve and a picture of samples."""
+    from pndm import sampling, solvers
+
+    out = Path(cfg.output)
+    weights = out / f"{out.name}.safetensors"
+    records.atomic(weights, lambda path: save_file(ema.state_dict(), path))
+    records.write_json(out / "losses.json", losses)
+
+    schedule = config.schedule(cfg.schedule)
+    arch = ema.arch
+    shape = (arch.in_channels, arch.image_size, arch.image_size)
+    x_T = noise.initial_noise(range(100), shape).to(next(ema.parameters()).device)
+    x_0 = sampling.sample(ema, x_T, solver=solvers.ddim(), schedule=schedule, steps=100)
+    images.save_grid(images.to_uint8(x_0), out / "samples.png")
+
+    card = {
+        "name": out.name,
+        "architecture": cfg.architecture,
+        "dataset": cfg.dataset.name,
+        "images": "nine tenths" if cfg.holdout else "all",
+        "schedule": cfg.schedule.name,
+        "timesteps": schedule.timesteps,
+        "ema": cfg.recipe.ema,
+        "command": "python -m pndm.train " + " ".join(cfg.overrides),
+        "seed": cfg.seed,
+        "iterations": cfg.recipe.iterations,
+        "batch_size": cfg.recipe.batch_size,
+        "loss": losses[-1][1],
+        "loss_last_tenth": mean_of_last_tenth(losses),
+        "seconds": round(seconds, 1),
+        "threads": torch.get_num_threads(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "sha256": records.sha256(weights),
+        "commit": records.commit(),
+        "date": time.strftime("%Y-%m-%d"),
+        "versions": records.versions(),
+    }
+    records.write_json(weights.with_suffix(".json"), card)
+    print(json.dumps(card, indent=2))
+    return weights
+
+
+def mean_of_last_tenth(losses: list) -> float:
+    """The mean loss over the last tenth of the iterations."""
+    tail = losses[-max(1, len(losses) // 10) :]
+    return sum(value for _, value in tail) / len(tail)
+
+
+if __name__ == "__main__":
+    train(config.compose_train(sys.argv[1:]))
