@@ -54,7 +54,7 @@ class Train:
     overrides: list[str] = field(default_factory=list)
 
 
-ConfigStore.instance().store(group="_schema", name="train", node=Train)
+ConfigStore.instance().store(group="_schema", name="train", node=Train, package="_global_")
 
 
 def compose_train(arguments: list[str]) -> Train:

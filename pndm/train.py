@@ -86,7 +86,7 @@ def train(cfg: config.Train) -> Path:
     model = UNet(ARCHITECTURES[cfg.architecture]).to(device)
     ema = copy.deepcopy(model).eval().requires_grad_(False)
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr)
-    start, losses, seconds = 0, [], 0.0
+    start, losses, seconds, commit = 0, [], 0.0, records.commit()
 
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / "checkpoint.pt"
@@ -96,6 +96,7 @@ def train(cfg: config.Train) -> Path:
         ema.load_state_dict(saved["ema"])
         optimizer.load_state_dict(saved["optimizer"])
         start, losses, seconds = saved["iteration"], saved["losses"], saved["seconds"]
+        commit = saved["commit"]
 
     data = datasets.DATASETS[cfg.dataset.name](part="train" if cfg.holdout else "all")
     loader = DataLoader(
@@ -141,13 +142,16 @@ def train(cfg: config.Train) -> Path:
                 "iteration": done,
                 "losses": losses,
                 "seconds": seconds,
+                "commit": commit,
             }
             records.atomic(checkpoint, lambda path, state=state: torch.save(state, path))
     bar.close()
-    return finish(cfg, ema, losses, seconds)
+    return finish(cfg, ema, losses, seconds, commit)
 
 
-def finish(cfg: config.Train, ema: nn.Module, losses: list, seconds: float) -> Path:
+def finish(
+    cfg: config.Train, ema: nn.Module, losses: list, seconds: float, commit: str | None
+) -> Path:
     """Write the averaged weights, their card, the loss curve and a picture of samples."""
     from pndm import sampling, solvers
 
@@ -181,7 +185,7 @@ def finish(cfg: config.Train, ema: nn.Module, losses: list, seconds: float) -> P
         "threads": torch.get_num_threads(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "sha256": records.sha256(weights),
-        "commit": records.commit(),
+        "commit": commit,
         "date": time.strftime("%Y-%m-%d"),
         "versions": records.versions(),
     }
