@@ -79,8 +79,7 @@ def schedule(settings: dict[str, Any], convention: str = "aligned"):
     from pndm.schedules import SCHEDULES
 
     settings = dict(settings)
-    name, floor = settings.pop("name"), settings.pop("min_alpha_bar")
+    name = settings.pop("name")
     if name != "vp":
         settings["convention"] = convention
-    made = SCHEDULES[name](**settings)
-    return dataclasses.replace(made, min_alpha_bar=floor if convention == "aligned" else 0.0)
+    return SCHEDULES[name](**settings)

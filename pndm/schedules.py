@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import Literal, NamedTuple, get_args
 
@@ -157,14 +158,24 @@ class VP(Schedule):
         return s * self.timesteps - 1
 
 
-def from_betas(name: str, betas: Iterable[float], convention: Convention = "aligned") -> Table:
-    """A schedule from the noise variances of training, ᾱ[j] = Π_{i≤j} (1−β_i), 0 < β < 1."""
+def from_betas(
+    name: str,
+    betas: Iterable[float],
+    convention: Convention = "aligned",
+    min_alpha_bar: float = MIN_ALPHA_BAR,
+) -> Table:
+    """A schedule from the noise variances of training, ᾱ[j] = Π_{i≤j} (1−β_i), 0 < β < 1.
+
+    `min_alpha_bar` is for the aligned convention; the two others are run as their code runs.
+    """
     betas = tuple(betas)
     if not betas or not all(0 < beta < 1 for beta in betas):
         raise ValueError(f"{name}: every β must lie strictly between 0 and 1")
     if convention not in get_args(Convention):
         raise ValueError(f"no convention {convention!r}: use {', '.join(get_args(Convention))}")
-    floor = MIN_ALPHA_BAR if convention == "aligned" else 0.0
+    if not 0 <= min_alpha_bar < 1:
+        raise ValueError(f"min_alpha_bar is {min_alpha_bar}, but must lie in [0, 1)")
+    floor = min_alpha_bar if convention == "aligned" else 0.0
     table = tuple(accumulate(math.log1p(-beta) for beta in betas))
     return Table(name, len(betas), convention, floor, table)
 
@@ -174,9 +185,11 @@ def linear(
     beta_start: float = 1e-4,
     beta_end: float = 0.02,
     convention: Convention = "aligned",
+    min_alpha_bar: float = MIN_ALPHA_BAR,
 ) -> Table:
     """β evenly spaced from beta_start to beta_end (Ho et al. 2020)."""
-    return from_betas("linear", linspace(beta_start, beta_end, timesteps), convention)
+    betas = linspace(beta_start, beta_end, timesteps)
+    return from_betas("linear", betas, convention, min_alpha_bar)
 
 
 def quad(
@@ -184,29 +197,23 @@ def quad(
     beta_start: float = 1e-4,
     beta_end: float = 0.02,
     convention: Convention = "aligned",
+    min_alpha_bar: float = MIN_ALPHA_BAR,
+    name: str = "quad",
 ) -> Table:
     """√β evenly spaced from √beta_start to √beta_end (the DDPM code's "quad")."""
-    return _quadratic("quad", timesteps, beta_start, beta_end, convention)
-
-
-def scaled_linear(
-    timesteps: int = 1000,
-    beta_start: float = 0.00085,
-    beta_end: float = 0.012,
-    convention: Convention = "aligned",
-) -> Table:
-    """The formula of `quad` with Stable Diffusion's ends (Rombach et al. 2022)."""
-    return _quadratic("scaled_linear", timesteps, beta_start, beta_end, convention)
-
-
-def _quadratic(
-    name: str, timesteps: int, beta_start: float, beta_end: float, convention: Convention
-) -> Table:
     roots = linspace(math.sqrt(beta_start), math.sqrt(beta_end), timesteps)
-    return from_betas(name, (root**2 for root in roots), convention)
+    return from_betas(name, (root**2 for root in roots), convention, min_alpha_bar)
 
 
-def cosine(timesteps: int = 1000, convention: Convention = "aligned") -> Table:
+scaled_linear = partial(quad, beta_start=0.00085, beta_end=0.012, name="scaled_linear")
+"""The formula of `quad` with Stable Diffusion's ends (Rombach et al. 2022)."""
+
+
+def cosine(
+    timesteps: int = 1000,
+    convention: Convention = "aligned",
+    min_alpha_bar: float = MIN_ALPHA_BAR,
+) -> Table:
     """ᾱ falling as cos²; β_j = min(1 − f((j+1)/T)/f(j/T), 0.999), f(s) = cos²(½π(s+0.008)/1.008).
 
     Source: Nichol & Dhariwal 2021, eq. 17.
@@ -216,12 +223,17 @@ def cosine(timesteps: int = 1000, convention: Convention = "aligned") -> Table:
         return math.cos((s + 0.008) / 1.008 * math.pi / 2) ** 2
 
     betas = (min(1 - f((j + 1) / timesteps) / f(j / timesteps), 0.999) for j in range(timesteps))
-    return from_betas("cosine", betas, convention)
+    return from_betas("cosine", betas, convention, min_alpha_bar)
 
 
-def vp(timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> VP:
+def vp(
+    timesteps: int = 1000,
+    beta_start: float = 1e-4,
+    beta_end: float = 0.02,
+    min_alpha_bar: float = MIN_ALPHA_BAR,
+) -> VP:
     """The continuous linear process whose discretisation `linear` is."""
-    return VP("vp", timesteps, "aligned", MIN_ALPHA_BAR, beta_start, beta_end)
+    return VP("vp", timesteps, "aligned", min_alpha_bar, beta_start, beta_end)
 
 
 def linspace(start: float, end: float, count: int) -> list[float]:

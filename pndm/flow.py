@@ -1,0 +1,77 @@
+"""The probability flow: the ODE of eq. 10 by an adaptive Runge-Kutta method (Song et al. 2021).
+
+torchode integrates every image with steps of its own (Dormand & Prince 5(4), integral control),
+so an image does not depend on the others in its batch.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torchode
+from torch import Tensor
+
+from pndm.grids import Grid, times
+from pndm.schedules import Schedule
+from pndm.solvers import ProbabilityFlow
+from pndm.transfer import Classical, phi
+
+MAX_STEPS = 10_000
+"""Steps after which an integration counts as failed."""
+
+
+@torch.no_grad()
+def integrate(
+    denoiser: Callable[[Tensor, Tensor], Tensor],
+    x_T: Tensor,
+    solver: ProbabilityFlow,
+    schedule: Schedule,
+    grid: Grid = "leading",
+) -> tuple[Tensor, Tensor]:
+    """x_0 [B, ...] and the evaluations of the network that each image took, [B] integers.
+
+    From T−1 to 0 in the network's time, and then, where no network was trained, one transfer φ
+    (eq. 11) to the end. A list of times gives other ends; named grids all have these.
+    FloatingPointError where an integration does not reach its end.
+    """
+    if isinstance(grid, str):
+        start, end = float(schedule.timesteps - 1), -1.0
+    else:
+        nodes = times(grid, None, schedule)
+        start, end = nodes[0], nodes[-1]
+    count, shape = len(x_T), x_T.shape[1:]
+    classical = Classical()
+
+    def slope(t: Tensor, x: Tensor) -> Tensor:
+        nodes = [schedule.node(s) for s in t.tolist()]
+        keeps = x.new_tensor([classical.keep(node, node)[:2] for node in nodes])
+        e = denoiser(x.unflatten(1, shape), t)
+        if e.shape[1:] != shape:
+            raise ValueError(
+                f"the denoiser returned shape {tuple(e.shape)} for {tuple(x_T.shape)}"
+            )
+        return keeps[:, :1] * x + keeps[:, 1:] * e.to(x).flatten(1)
+
+    clock = torch.promote_types(x_T.dtype, torch.float32)
+    begin = torch.full((count,), start, dtype=clock, device=x_T.device)
+    stop = torch.full_like(begin, max(end, 0.0))
+    term = torchode.ODETerm(slope)
+    method = torchode.Dopri5(term=term)
+    control = torchode.IntegralController(atol=solver.atol, rtol=solver.rtol, term=term)
+    adjoint = torchode.AutoDiffAdjoint(method, control, max_steps=MAX_STEPS).to(x_T.device)
+    problem = torchode.InitialValueProblem(
+        y0=x_T.flatten(1).to(clock), t_start=begin, t_end=stop, t_eval=stop[:, None]
+    )
+    solution = adjoint.solve(problem)
+    if not (solution.status == 0).all() or not solution.ys.isfinite().all():
+        raise FloatingPointError(
+            f"the probability flow did not reach its end within {MAX_STEPS} steps: "
+            "raise solver.rtol and solver.atol"
+        )
+    x = solution.ys[:, 0].unflatten(1, shape).to(x_T.dtype)
+    nfe = 2 + 6 * solution.stats["n_steps"]  # two for the first step size; then first-same-as-last
+    if end < 0:
+        now = schedule.node(max(end, 0.0))
+        scale, gain = phi(now.alpha_bar, schedule.node(end).alpha_bar)
+        x = scale * x + gain * denoiser(x, stop).to(x)
+        nfe = nfe + 1
+    return x, nfe

@@ -1,0 +1,94 @@
+"""Denoisers that are known exactly: where a number can be wrong, these say what is right.
+
+Each is called as a network is, (x [B, ...], t [B]) -> e [B, ...], for x_t = √ᾱ·x_0 + √(1−ᾱ)·e
+with x_0 from a known distribution; e(x, t) = E[e | x_t = x], the optimum of training.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pndm.schedules import Schedule
+
+
+def _alpha_bar(schedule: Schedule, x: Tensor, t: Tensor) -> Tensor:
+    """ᾱ at each of the times t [B], floored as plans floor it, [B, 1] for x flattened."""
+    return x.new_tensor([schedule.node(s).alpha_bar for s in t.tolist()])[:, None]
+
+
+@dataclass(frozen=True)
+class Point:
+    """All data is one point x* [...]: e = (x − √ᾱ·x*)/√(1−ᾱ), and every φ is exact."""
+
+    schedule: Schedule
+    point: Tensor
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        a = _alpha_bar(self.schedule, x, t)
+        return ((flat - a.sqrt() * self.point.to(x).flatten()) / (1 - a).sqrt()).view_as(x)
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Data N(μ, Σ): e = √(1−ᾱ)·(ᾱΣ + (1−ᾱ)I)⁻¹·(x − √ᾱμ).
+
+    mean [D] and covariance [D, D] (or a number v for v·I) act on flattened images.
+    """
+
+    schedule: Schedule
+    mean: Tensor
+    covariance: Tensor | float
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        values, vectors = self._spectrum(x)
+        a = _alpha_bar(self.schedule, x, t)
+        centred = (flat - a.sqrt() * self.mean.to(x).flatten()) @ vectors
+        return ((1 - a).sqrt() * centred / (a * values + 1 - a) @ vectors.T).view_as(x)
+
+    def exact(self, x: Tensor, t: float, s: float) -> Tensor:
+        """The ODE's own solution from time t to s, x [B, ...]: each eigendirection scales.
+
+        x_s − √ᾱ_sμ = V·√((ᾱ_sΛ + 1−ᾱ_s)/(ᾱ_tΛ + 1−ᾱ_t))·Vᵀ·(x_t − √ᾱ_tμ).
+        """
+        values, vectors = self._spectrum(x)
+        a, b = self.schedule.node(t).alpha_bar, self.schedule.node(s).alpha_bar
+        scale = ((b * values + 1 - b) / (a * values + 1 - a)).sqrt()
+        mean = self.mean.to(x).flatten()
+        centred = (x.flatten(1) - math.sqrt(a) * mean) @ vectors
+        return (math.sqrt(b) * mean + centred * scale @ vectors.T).view_as(x)
+
+    def _spectrum(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        size = x[0].numel()
+        if isinstance(self.covariance, Tensor):
+            return tuple(torch.linalg.eigh(self.covariance.to(x)))  # type: ignore[return-value]
+        eye = torch.eye(size, dtype=x.dtype, device=x.device)
+        return x.new_full((size,), float(self.covariance)), eye
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Data Σ_k w_k·N(μ_k, v_k·I): e is the mean of the components' e under their posterior.
+
+    means [K, D], variances [K] and weights [K] (positive, made to sum to 1).
+    """
+
+    schedule: Schedule
+    means: Tensor
+    variances: Tensor
+    weights: Tensor
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        a = _alpha_bar(self.schedule, x, t)[:, :, None]
+        total = a[:, 0] * self.variances.to(x) + 1 - a[:, 0]  # [B, K], of x_t in component k
+        centred = flat[:, None] - a.sqrt() * self.means.to(x)  # [B, K, D]
+        log_likelihood = -0.5 * (
+            centred.square().sum(2) / total + flat.shape[1] * torch.log(total)
+        )
+        posterior = (log_likelihood + self.weights.to(x).log()).softmax(1)
+        scaled = centred * (posterior / total)[:, :, None]
+        return ((1 - a[:, 0]).sqrt() * scaled.sum(1)).view_as(x)

@@ -1,0 +1,95 @@
+"""Sampling: one short loop for every method; all that it does was written down in its plan."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pndm.grids import Grid
+from pndm.plans import Combination, Plan, plan
+from pndm.schedules import Schedule
+from pndm.solvers import ProbabilityFlow, Solver
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+"""(x [B, ...], t [B] real times of the network) -> the predicted noise e [B, ...]."""
+
+
+def sample(
+    denoiser: Denoiser,
+    x_T: Tensor,
+    *,
+    solver: Solver | ProbabilityFlow,
+    schedule: Schedule,
+    steps: int | None = None,
+    grid: Grid = "leading",
+    noise: Callable[[int], Tensor] | None = None,
+    callback: Callable[[int, Tensor], object] | None = None,
+) -> Tensor:
+    """Take x_T [B, ...] to x_0 [B, ...], in the dtype and on the device of x_T.
+
+    `steps` steps on a named `grid`, or along the N+1 descending times that `grid` lists.
+    `noise(row)` gives the z of stochastic methods (see `pndm.noise.step_noise`);
+    `callback(row, x)` sees the point after each row of the plan. ValueError for what cannot be
+    planned, a missing `noise`, and a denoiser that returns another shape than it was given.
+    """
+    if isinstance(solver, ProbabilityFlow):
+        from pndm import flow
+
+        return flow.integrate(denoiser, x_T, solver, schedule, grid)[0]
+    return execute(plan(solver, schedule, steps, grid), denoiser, x_T, noise, callback)
+
+
+@torch.no_grad()
+def execute(
+    plan: Plan,
+    denoiser: Denoiser,
+    x_T: Tensor,
+    noise: Callable[[int], Tensor] | None = None,
+    callback: Callable[[int, Tensor], object] | None = None,
+) -> Tensor:
+    """Run a plan; see `sample`. Holds the base, the point and at most order + 3 kept tensors."""
+    if noise is None and plan.stochastic:
+        raise ValueError(
+            f"{plan.solver.name} adds noise: pass noise=pndm.noise.step_noise(seeds, shape)"
+        )
+    clock = torch.tensor(
+        plan.times, dtype=torch.promote_types(x_T.dtype, torch.float32), device=x_T.device
+    )
+    base = point = x_T
+    kept: dict[int, Tensor] = {}
+    for i, row in enumerate(plan.rows):
+        e = denoiser(point, clock[i].expand(len(x_T)))
+        if e.shape != x_T.shape:
+            raise ValueError(
+                f"evaluation {i} at time {row.time:g}: the denoiser returned shape "
+                f"{tuple(e.shape)} for x of shape {tuple(x_T.shape)}"
+            )
+        kept[i] = _keep(row.keep, row.clip, point, e.to(x_T.dtype))
+        if row.point == row.base:
+            base = point = _combine(row.base, base, kept)
+        else:
+            point = _combine(row.point, base, kept)
+            base = _combine(row.base, base, kept)
+        if row.noise and noise is not None:
+            base = point = base + row.noise * noise(i).to(base)
+        for used in row.drop:
+            del kept[used]
+        if callback is not None:
+            callback(i, point)
+    return point
+
+
+def _keep(keep: tuple[float, float], clip: float | None, point: Tensor, e: Tensor) -> Tensor:
+    """k = u·point + v·e, bounded by ±clip."""
+    k = e if keep == (0.0, 1.0) else torch.mul(point, keep[0]).add_(e, alpha=keep[1])
+    return k if clip is None else k.clamp(-clip, clip)
+
+
+def _combine(combination: Combination, base: Tensor, kept: dict[int, Tensor]) -> Tensor:
+    """scale·base + Σ weight·k, in the dtype of the state."""
+    if not combination.terms and combination.scale == 1:
+        return base
+    x = torch.mul(base, combination.scale)
+    for row, weight in combination.terms:
+        x.add_(kept[row], alpha=weight)
+    return x
