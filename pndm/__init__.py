@@ -9,14 +9,14 @@ from typing import Any
 __version__ = "0.1.0"
 
 _NAMES = {"plan": "plans", "sample": "sampling", "initial_noise": "noise"}
-_MODULES = ("schedules", "grids", "transfer", "gradient", "solvers", "plans", "sampling", "noise")
-_MODULES += ("flow", "models", "datasets", "images", "evaluation", "train")
-_MODULES += ("config", "records", "tracking", "experiment")
+_PAPER = ("schedules", "grids", "transfer", "gradient", "solvers", "plans", "sampling", "noise")
+_AROUND = ("flow", "models", "datasets", "images", "evaluation", "train")
+_RUNS = ("config", "records", "tracking", "experiment")
 
 
 def __getattr__(name: str) -> Any:
     if name in _NAMES:
         return getattr(import_module(f"pndm.{_NAMES[name]}"), name)
-    if name in _MODULES:
+    if name in _PAPER + _AROUND + _RUNS:
         return import_module(f"pndm.{name}")
     raise AttributeError(f"module 'pndm' has no attribute {name!r}")

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """Floats in [−1, 1] (clamped) to 0…255, round((x+1)·127.5), the nearest level: never truncated."""
+    """Floats in [−1, 1] (clamped) to 0…255, round((x+1)·127.5): never truncated."""
     return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 

@@ -1,4 +1,4 @@
-"""Random numbers that depend on an image's seed alone, never on the batch or on what ran before."""
+"""Random numbers that depend on an image's seed alone, not on the batch or on what ran before."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
@@ -29,7 +29,7 @@ def step_noise(seeds: Iterable[int], shape: Sequence[int]) -> Callable[[int], Te
 
 
 def derive_seed(purpose: str, *numbers: int) -> int:
-    """A 63-bit seed for one purpose, independent of all others: BLAKE2b of its name and numbers."""
+    """A 63-bit seed for one purpose, independent of the others: BLAKE2b of name and numbers."""
     text = "/".join([purpose, *map(str, numbers)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
 

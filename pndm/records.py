@@ -1,4 +1,4 @@
-"""What a run leaves behind: files written whole or not at all, hashes, and where they came from."""
+"""What a run leaves behind: files written whole or not at all, hashes, and what made them."""
 
 import hashlib
 import json
@@ -39,7 +39,7 @@ def sha256(path: Path) -> str:
 
 
 def commit() -> str | None:
-    """The commit of the code, with "-dirty" where tracked files differ from it; None without git."""
+    """The commit of the code, "-dirty" where tracked files differ from it; None without git."""
     command = ["git", "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"]
     here = Path(__file__).parent
     try:
