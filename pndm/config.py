@@ -4,24 +4,107 @@ Nothing here imports torch, so that a typo is answered at once.
 """
 
 import dataclasses
+import difflib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, OmegaConf
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
+"""The folder of the YAML files."""
+
+VOLATILE = (
+    "batch_size",
+    "device",
+    "outputs",
+    "overwrite",
+    "processes",
+    "progress",
+    "save_images",
+    "wandb",
+)
+"""Keys that say how a run is made, not what comes out of it: they do not name its folder."""
+
+WORDS = {bool: "true or false", int: "a whole number", float: "a number"}
+"""What to give where a value of a type is expected."""
+
+
+class ConfigError(ValueError):
+    """A command line that cannot be run; its message is one line and names the cure."""
+
+
+EXPECTED = (ValueError, ArithmeticError, OSError, MemoryError)
+"""Errors that have a cause outside the code, and are told in one line."""
 
 
 @dataclass
 class Dataset:
-    """conf/dataset: what is sampled, and which weights were trained on it by schedule."""
+    """conf/dataset: what is sampled, how it is judged, and the weights for each schedule."""
 
     name: str = MISSING
+    samples: int = MISSING
+    batch_size: int = MISSING
+    extractor: str = MISSING
     flip: bool = False
+    root: str | None = None
     models: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Model:
+    """conf/model: weights by name, or a checkpoint of one's own with its architecture."""
+
+    name: str = MISSING
+    checkpoint: str | None = None
+    architecture: str | None = None
+    format: str = "auto"
+
+
+@dataclass
+class Wandb:
+    """The mirror on Weights & Biases."""
+
+    mode: str = "offline"
+    project: str = "pndm"
+    entity: str | None = None
+
+
+@dataclass
+class Run:
+    """conf/config.yaml: `python run.py`."""
+
+    solver: dict[str, Any] = field(default_factory=dict)
+    schedule: dict[str, Any] = field(default_factory=dict)
+    dataset: Dataset = field(default_factory=Dataset)
+    model: Model = field(default_factory=Model)
+    steps: int = MISSING
+    grid: Any = MISSING
+    convention: str = MISSING
+    samples: int = MISSING
+    seed: int = MISSING
+    batch_size: int = MISSING
+    device: str = MISSING
+    precision: str = MISSING
+    processes: int = MISSING
+    fid: Any = MISSING
+    save_images: Any = MISSING
+    overwrite: bool = MISSING
+    progress: bool = MISSING
+    outputs: str = MISSING
+    wandb: Wandb = field(default_factory=Wandb)
+
+    def identity(self) -> dict[str, Any]:
+        """What determines the images and their FID: everything but the volatile keys."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in VOLATILE}
 
 
 @dataclass
@@ -51,18 +134,104 @@ class Train:
     device: str = "auto"
     workers: int = 0
     output: str = MISSING
-    overrides: list[str] = field(default_factory=list)
 
 
-ConfigStore.instance().store(group="_schema", name="train", node=Train, package="_global_")
+for _name, _node in (("run", Run), ("train", Train)):
+    ConfigStore.instance().store(group="_schema", name=_name, node=_node, package="_global_")
+
+
+def cells(arguments: list[str], multirun: bool = False) -> list[Run]:
+    """The checked configurations that `python run.py` with these overrides would run.
+
+    One, or with `multirun` (or an experiment that is a grid) one for each cell of the sweep.
+    ConfigError for the first thing that is wrong with any of them.
+    """
+    with _conf():
+        overrides = _parse(arguments)
+        _check_groups(overrides)
+        grid, chosen = _experiment_grid(overrides)
+        multirun = multirun or grid
+        swept = [o.key_or_group for o in overrides if o.is_sweep_override()]
+        if swept and not multirun:
+            raise ConfigError(f"{swept[0]} has several values: a sweep needs -m (run.py -m …)")
+        composed: dict[tuple[str, ...], DictConfig] = {}
+        return [_cell(cell, composed) for cell in _sweep([*chosen, *overrides])]
 
 
 def compose_train(arguments: list[str]) -> Train:
-    """The configuration of `python -m pndm.train` with these overrides."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", arguments)
-    train: Train = OmegaConf.to_object(cfg)  # type: ignore[assignment]
-    return dataclasses.replace(train, overrides=arguments, device=device(train.device))
+    """The checked configuration of `python -m pndm.train` with these overrides."""
+    with _conf():
+        overrides = _parse(arguments)
+        _check_groups(overrides)
+        for override in overrides:
+            if override.is_sweep_override():
+                raise ConfigError(f"{override.key_or_group} has several values: give one")
+        cfg = _compose("train", overrides)
+    train: Train = _typed(cfg)
+    if train.architecture is None:
+        raise ConfigError(_no_model(train.dataset, train.schedule["name"]))
+    for name in ("iterations", "batch_size", "log_every", "checkpoint_every"):
+        _at_least(f"recipe.{name}", getattr(train.recipe, name), 1)
+    _at_least("seed", train.seed, 0)
+    _check_device(train.device)
+    return train
+
+
+def validate(run: Run) -> Run:
+    """A run with its choices made (weights, spellings); ConfigError if it cannot be made."""
+    from pndm.grids import times
+
+    timesteps = run.schedule.get("timesteps", 1000)
+    grid = list(run.grid) if isinstance(run.grid, (list, tuple)) else run.grid
+    if isinstance(grid, list):
+        run = dataclasses.replace(run, steps=len(grid) - 1)
+    if not 1 <= run.steps <= timesteps:
+        raise ConfigError(f"steps={run.steps}: give a whole number from 1 to {timesteps}")
+    _at_least("samples", run.samples, 1)
+    _at_least("batch_size", run.batch_size, 1)
+    _at_least("seed", run.seed, 0)
+    _one_of("convention", run.convention, ("aligned", "released", "diffusers"))
+    _one_of("precision", run.precision, ("fp32", "fp64"))
+    _one_of("wandb.mode", run.wandb.mode, ("online", "offline", "disabled"))
+    fid = _spelling("fid", run.fid, {"auto": "auto", "true": "auto", "off": "off", "false": "off"})
+    pictures = {"npz": "npz", "true": "npz", "png": "png", "false": "false", "off": "false"}
+    save_images = _spelling("save_images", run.save_images, pictures)
+    if run.processes != 1:
+        raise ConfigError(
+            f"processes={run.processes}: only one process is supported, use processes=1"
+        )
+    _check_device(run.device)
+
+    try:
+        solver(run.solver)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"solver {run.solver['name']}: {error}") from None
+    try:
+        times(grid, run.steps, schedule(run.schedule, run.convention))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"schedule={run.schedule['name']} grid={run.grid}: {error}") from None
+    return dataclasses.replace(run, grid=grid, fid=fid, save_images=save_images, model=_model(run))
+
+
+def schedule(settings: dict[str, Any], convention: str = "aligned"):
+    """The schedule that `conf/schedule` describes, in a convention."""
+    from pndm.schedules import SCHEDULES
+
+    settings = dict(settings)
+    name = settings.pop("name")
+    if name != "vp":
+        settings["convention"] = convention
+    elif convention != "aligned":
+        raise ValueError(f"vp is continuous and has no table to shift: convention={convention}")
+    return SCHEDULES[name](**settings)
+
+
+def solver(settings: dict[str, Any]):
+    """The solver that `conf/solver` describes."""
+    from pndm.solvers import SOLVERS
+
+    settings = dict(settings)
+    return SOLVERS[settings.pop("name")](**settings)
 
 
 def device(name: str) -> str:
@@ -74,12 +243,217 @@ def device(name: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def schedule(settings: dict[str, Any], convention: str = "aligned"):
-    """The schedule that `conf/schedule` describes, in a convention."""
-    from pndm.schedules import SCHEDULES
+def as_yaml(run: Run) -> str:
+    """The resolved configuration as YAML."""
+    return OmegaConf.to_yaml(OmegaConf.structured(run))
 
-    settings = dict(settings)
-    name = settings.pop("name")
-    if name != "vp":
-        settings["convention"] = convention
-    return SCHEDULES[name](**settings)
+
+def from_hydra(cfg: DictConfig) -> Run:
+    """The checked configuration of a job that Hydra composed."""
+    return validate(_typed(cfg))
+
+
+def one_line(error: BaseException) -> str:
+    """An error as one line for people."""
+    return " ".join(str(error).split())
+
+
+def _conf():
+    return initialize_config_dir(str(CONF), version_base="1.3")
+
+
+def _groups() -> dict[str, list[str]]:
+    """The options of each group: conf's own folders and files."""
+    folders = (path for path in sorted(CONF.iterdir()) if path.is_dir())
+    return {path.name: sorted(file.stem for file in path.glob("*.yaml")) for path in folders}
+
+
+def _parse(arguments: list[str]) -> list[Override]:
+    overrides = []
+    for argument in arguments:
+        try:
+            (override,) = OverridesParser.create().parse_overrides([argument])
+        except HydraException:
+            raise ConfigError(f"{argument!r} is no setting: write key=value") from None
+        if override.key_or_group.split("/")[0].split(".")[0] == "hydra":
+            continue
+        if override.is_add() or override.is_force_add() or override.is_delete():
+            bare = override.key_or_group
+            raise ConfigError(
+                f"{argument}: nothing can be added or removed{_closest(bare, _known_keys())}"
+            )
+        overrides.append(override)
+    return overrides
+
+
+def _check_groups(overrides: list[Override]) -> None:
+    groups = _groups()
+    for override in overrides:
+        options = groups.get(override.key_or_group)
+        if options is None:
+            continue
+        for value in _values(override):
+            if value not in options and not (
+                value is None and override.key_or_group == "experiment"
+            ):
+                raise ConfigError(
+                    f"{override.key_or_group}={value} does not exist"
+                    f"{_closest(str(value), options)}; there are {', '.join(options)}"
+                )
+
+
+def _values(override: Override) -> list[Any]:
+    if override.is_sweep_override():
+        return [value.strip("'\"") for value in override.sweep_string_iterator()]
+    return [override.value()]
+
+
+def _experiment_grid(overrides: list[Override]) -> tuple[bool, list[Override]]:
+    """Whether an experiment is a grid, and the overrides of that grid not given on the line."""
+    chosen = [o for o in overrides if o.key_or_group == "experiment" and o.value()]
+    if not chosen:
+        return False, []
+    cfg = compose("config", [chosen[0].input_line], return_hydra_config=True)
+    params = OmegaConf.to_container(cfg.hydra.sweeper.params or OmegaConf.create({}))
+    given = {o.key_or_group for o in overrides}
+    lines = [f"{k}={v}" for k, v in params.items() if k not in given]
+    return str(cfg.hydra.mode).endswith("MULTIRUN"), OverridesParser.create().parse_overrides(
+        lines
+    )
+
+
+def _sweep(overrides: list[Override]) -> Iterator[list[Override]]:
+    """Each cell's overrides: the product of what has several values."""
+    (batch,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+    parser = OverridesParser.create()
+    return (parser.parse_overrides(cell) for cell in batch)
+
+
+def _cell(overrides: list[Override], composed: dict[tuple[str, ...], DictConfig]) -> Run:
+    groups = _groups()
+    chosen = tuple(o.input_line for o in overrides if o.key_or_group in groups)
+    if chosen not in composed:
+        composed[chosen] = compose("config", list(chosen))
+    cfg = composed[chosen].copy()
+    for override in overrides:
+        if override.key_or_group not in groups:
+            _set(cfg, override)
+    return validate(_typed(cfg))
+
+
+def _compose(name: str, overrides: list[Override]) -> DictConfig:
+    groups = _groups()
+    cfg = compose(name, [o.input_line for o in overrides if o.key_or_group in groups])
+    for override in overrides:
+        if override.key_or_group not in groups:
+            _set(cfg, override)
+    return cfg
+
+
+def _set(cfg: DictConfig, override: Override) -> None:
+    key, known = override.key_or_group, list(_flat(cfg))
+    if key not in known:
+        raise ConfigError(f"{override.input_line}: there is no {key}{_closest(key, known)}")
+    old, new = OmegaConf.select(cfg, key), override.value()
+    if key.endswith(".name"):
+        raise ConfigError(f"{override.input_line}: choose it by {key.removesuffix('.name')}=NAME")
+    if isinstance(old, (bool, int, float)) and not _like(new, old):
+        raise ConfigError(f"{override.input_line}: give {WORDS[type(old)]}")
+    try:
+        OmegaConf.update(cfg, key, new)
+    except OmegaConfBaseException:
+        raise ConfigError(f"{override.input_line}: this is no value for {key}") from None
+
+
+def _like(new: Any, old: bool | int | float) -> bool:
+    """Whether a value can replace another: whole numbers are numbers, booleans are not."""
+    if isinstance(new, bool) or isinstance(old, bool):
+        return isinstance(new, bool) and isinstance(old, bool)
+    return isinstance(new, int) or isinstance(new, float) and isinstance(old, float)
+
+
+def _flat(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
+    for key in cfg:
+        name = f"{prefix}{key}"
+        yield name
+        node = cfg._get_node(key)
+        if isinstance(node, DictConfig) and not node._is_none():
+            yield from _flat(node, f"{name}.")
+
+
+def _known_keys() -> list[str]:
+    return [*_flat(compose("config"))]
+
+
+def _closest(word: str, known: list[str]) -> str:
+    """ ", did you mean …?" where something known is close."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f", did you mean {close[0]}?" if close else ""
+
+
+def _typed(cfg: DictConfig) -> Any:
+    try:
+        return OmegaConf.to_object(cfg)
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None)
+        raise ConfigError(f"{key}: {str(error).splitlines()[0]}") from None
+
+
+def _model(run: Run) -> Model:
+    """A checkpoint of one's own, weights by name, or those that (dataset, schedule) means."""
+    from pndm.models.registry import ARCHITECTURES
+
+    model, name = run.model, run.schedule["name"]
+    if model.checkpoint is not None:
+        if model.architecture is None:
+            raise ConfigError(
+                f"model.checkpoint={model.checkpoint} needs model.architecture=NAME, "
+                f"one of {', '.join(ARCHITECTURES)}"
+            )
+        _one_of("model.architecture", model.architecture, tuple(ARCHITECTURES))
+        if not Path(model.checkpoint).exists():
+            raise ConfigError(f"model.checkpoint={model.checkpoint}: there is no such file")
+        return dataclasses.replace(model, name=Path(model.checkpoint).stem)
+    if model.name == "auto":
+        if name not in run.dataset.models:
+            raise ConfigError(_no_model(run.dataset, name))
+        model = dataclasses.replace(model, name=run.dataset.models[name])
+    return model
+
+
+def _no_model(dataset: Dataset, schedule: str) -> str:
+    trained = ", ".join(f"{name} ({weights})" for name, weights in dataset.models.items())
+    has = f"it was trained on schedule={trained}" if trained else "it comes without any"
+    return (
+        f"no weights of dataset={dataset.name} belong to schedule={schedule}: {has}; "
+        "use one of these, or model.checkpoint=FILE model.architecture=NAME"
+    )
+
+
+def _check_device(name: str) -> None:
+    if name in ("auto", "cpu"):
+        return
+    if name.split(":")[0] != "cuda":
+        raise ConfigError(f"device={name}: use auto, cpu, cuda or cuda:N")
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ConfigError(f"device={name}: this machine has no CUDA, use device=cpu or auto")
+
+
+def _at_least(key: str, value: int, least: int) -> None:
+    if value < least:
+        raise ConfigError(f"{key}={value}: give a whole number of at least {least}")
+
+
+def _one_of(key: str, value: str, options: tuple[str, ...]) -> None:
+    if value not in options:
+        hint = _closest(str(value), list(options))
+        raise ConfigError(f"{key}={value} does not exist{hint}; there are {', '.join(options)}")
+
+
+def _spelling(key: str, value: Any, spellings: dict[str, str]) -> str:
+    """The one spelling of a setting that may be written as a word or as a boolean."""
+    word = str(value).lower()
+    _one_of(key, word, tuple(spellings))
+    return spellings[word]

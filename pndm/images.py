@@ -38,3 +38,9 @@ def grid(images: Tensor, columns: int | None = None, scale: int | None = None) -
 def save_grid(images: Tensor, path: Path, columns: int | None = None) -> None:
     """Write `grid(images)` as a PNG."""
     grid(images, columns).save(path, format="PNG")
+
+
+def save_png(image: Tensor, path: Path) -> None:
+    """Write one uint8 [C, H, W] image (C = 1 or 3), pixel for pixel."""
+    pixels = image.permute(1, 2, 0).squeeze(2) if len(image) == 1 else image.permute(1, 2, 0)
+    Image.fromarray(pixels.numpy()).save(path, format="PNG")

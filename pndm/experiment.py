@@ -1,0 +1,265 @@
+"""One run: sample what is missing, measure, and leave a record.
+
+A run's folder is named by what determines its result: the configuration without its volatile
+keys, the weights, the code. The same command again finds it there.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from pndm import config, evaluation, images, records
+from pndm.tracking import Mirror
+from pndm.worker import SHARD, Job, make_features, make_images, missing
+
+SCHEMA = 1
+"""Version of the record's keys."""
+
+BLOCKS = 20
+"""Blocks of the jackknife, as even as the number of images allows."""
+
+PICTURE = 100
+"""Images in the picture of samples."""
+
+
+def run(cfg: config.Run, sweep: str | None = None) -> Path:
+    """Make a run, or what is missing of it; the path of its metrics.json.
+
+    A complete run is only shown, unless `cfg.overwrite`. Whatever stops it leaves the finished
+    shards and a status.json that says why; the exception goes on.
+    """
+    began = time.monotonic()
+    job = Job(cfg)
+    folder = run_folder(job)
+    record = folder / "metrics.json"
+    if not cfg.overwrite and is_complete(folder, cfg):
+        print("complete already (overwrite=true makes it again)")
+        show(json.loads(record.read_text()))
+        return record
+
+    what = describe(job)
+    folder.mkdir(parents=True, exist_ok=True)
+    records.write_json(folder / "status.json", {"status": "running", **what})
+    records.atomic(folder / "config.yaml", lambda path: path.write_text(config.as_yaml(cfg)))
+    name = f"{cfg.dataset.name} {cfg.schedule['name']} {cfg.solver['name']} {cfg.steps}"
+    account = {"project": cfg.wandb.project, "entity": cfg.wandb.entity}
+    try:
+        with Mirror(
+            cfg.wandb.mode, folder, name=name, group=sweep, config=what, **account
+        ) as mirror:
+            measured = make(job, folder)
+            measured["seconds"]["total"] = round(time.monotonic() - began, 3)
+            result = {**what, **measured, "status": "complete", "wandb": mirror.sync}
+            mirror.log({"fid": result["fid"]["value"], "nfe": result["nfe"], **result["seconds"]})
+            mirror.image("samples", folder / "samples.png")
+        records.write_json(record, result)
+        records.write_json(folder / "status.json", {"status": "complete", **what})
+    except BaseException as error:
+        record_failure(folder, what, error)
+        raise
+    show(result)
+    return record
+
+
+def make(job: Job, folder: Path) -> dict[str, Any]:
+    """Sample what is missing, measure, write the pictures; what the record says of it."""
+    cfg = job.cfg
+    extractor, reference, reason = judge(job)
+    todo = missing(job, job.images, "nfe", cfg.overwrite)
+    make_images(job, todo)
+    write_pictures(job, folder)
+
+    began = time.monotonic()
+    if extractor is None or reference is None:
+        fid = not_measured(cfg, reason)
+    elif cfg.samples < 2:
+        fid = not_measured(cfg, "one image has no covariance: raise samples")
+    else:
+        store = job.features(extractor)
+        make_features(job, extractor, missing(job, store, "features", cfg.overwrite))
+        fid = evaluation.fid(blocks(job, extractor), reference)
+    shards = [job.image_shard(i) for i in range(job.shards)]
+    nfe = np.concatenate([shard["nfe"] for shard in shards])
+    return {
+        "nfe": int(nfe[0]) if (nfe == nfe[0]).all() else float(nfe.mean()),
+        "nfe_range": [int(nfe.min()), int(nfe.max())],
+        "fid": fid,
+        "seconds": {
+            "sampling": round(sum(float(shard["seconds"]) for shard in shards), 3),
+            "features": round(time.monotonic() - began, 3),
+        },
+        "shards": {"made": len(todo), "found": job.shards - len(todo)},
+        "device": str(job.device),
+    }
+
+
+def judge(
+    job: Job,
+) -> tuple[evaluation.Extractor | None, evaluation.Reference | None, str | None]:
+    """The feature extractor and the reference, or neither and the reason why."""
+    cfg = job.cfg
+    if cfg.fid == "off":
+        return None, None, "fid=off"
+    try:
+        extractor = evaluation.extractor(cfg.dataset.extractor, job.device)
+        return extractor, evaluation.reference(cfg.dataset.name, extractor), None
+    except evaluation.MissingReference as error:
+        print(f"FID is skipped: {error}")
+        return None, None, str(error)
+
+
+def not_measured(cfg: config.Run, reason: str | None) -> dict[str, Any]:
+    """The record of an FID that was not computed, and why."""
+    nothing = {"value": None, "extractor": cfg.dataset.extractor, "se": None, "reference": None}
+    return {**nothing, "reason": reason}
+
+
+def blocks(job: Job, extractor: evaluation.Extractor) -> list[evaluation.Statistics]:
+    """Feature sums of even blocks of the run, streamed from its shards."""
+    samples = job.cfg.samples
+    count = min(BLOCKS, samples // 2)
+    edges = [samples * i // count for i in range(count + 1)]
+    sums: list[evaluation.Statistics | None] = [None] * count
+    for shard in range(job.shards):
+        arrays, first = job.features(extractor).load(shard) or {}, shard * SHARD
+        for i in range(count):
+            part = arrays["features"][max(edges[i] - first, 0) : max(edges[i + 1] - first, 0)]
+            if len(part):
+                new = evaluation.Statistics.of(torch.from_numpy(part))
+                old = sums[i]
+                sums[i] = new if old is None else old + new
+    return [block for block in sums if block is not None]
+
+
+def write_pictures(job: Job, folder: Path) -> None:
+    """samples.png, and every image where `save_images` asks for them."""
+    cfg = job.cfg
+    few = [image for image, _ in zip(pixels(job), range(PICTURE), strict=False)]
+    tiles = torch.from_numpy(np.stack(few))
+    records.atomic(folder / "samples.png", lambda path: images.save_grid(tiles, path))
+    if cfg.save_images == "npz":
+        records.atomic(folder / "images.npz", lambda path: write_npz(job, path))
+    if cfg.save_images == "png":
+        (folder / "images").mkdir(exist_ok=True)
+        for i, image in enumerate(pixels(job)):
+            path = folder / "images" / f"{i:06d}.png"
+            records.atomic(path, lambda p, x=image: images.save_png(torch.from_numpy(x), p))
+
+
+def pixels(job: Job) -> Iterator[np.ndarray]:
+    """The images in seed order, uint8 [C, H, W], one shard in memory at a time."""
+    for shard in range(job.shards):
+        yield from job.image_shard(shard)["images"]
+
+
+def write_npz(job: Job, path: Path) -> None:
+    """`images`, uint8 [samples, H, W, C], written image by image."""
+    stream = (image.transpose(1, 2, 0) for image in pixels(job))
+    first = next(stream)
+    shape = (job.cfg.samples, *first.shape)
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    with (
+        zipfile.ZipFile(path, "w") as archive,
+        archive.open("images.npy", "w", force_zip64=True) as file,
+    ):
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(first.tobytes())
+        for image in stream:
+            file.write(image.tobytes())
+
+
+def run_folder(job: Job) -> Path:
+    """outputs/digits/linear/plms-50-0123456789ab."""
+    cfg = job.cfg
+    what = json.dumps([job.key, cfg.samples, cfg.fid])
+    name = f"{cfg.solver['name']}-{cfg.steps}-{hashlib.sha256(what.encode()).hexdigest()[:12]}"
+    return Path(cfg.outputs) / cfg.dataset.name / cfg.schedule["name"] / name
+
+
+def is_complete(folder: Path, cfg: config.Run) -> bool:
+    """Whether there is a complete record, and the images that are asked for beside it."""
+    try:
+        record = json.loads((folder / "metrics.json").read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return False
+    if record["schema"] > SCHEMA:
+        raise ValueError(
+            f"{folder / 'metrics.json'} was written by a newer version of pndm "
+            f"(schema {record['schema']}, known is {SCHEMA}): update it, or change outputs="
+        )
+    asked = {"npz": "images.npz", "png": "images", "false": "samples.png"}[cfg.save_images]
+    return record["status"] == "complete" and (folder / asked).exists()
+
+
+def describe(job: Job) -> dict[str, Any]:
+    """What a record says before anything was sampled."""
+    cfg = job.cfg
+    return {
+        "schema": SCHEMA,
+        "solver": cfg.solver["name"],
+        "schedule": cfg.schedule["name"],
+        "dataset": cfg.dataset.name,
+        "model": cfg.model.name,
+        "steps": cfg.steps,
+        "grid": cfg.grid,
+        "convention": cfg.convention,
+        "samples": cfg.samples,
+        "seed": cfg.seed,
+        "precision": cfg.precision,
+        "batch_size": cfg.batch_size,
+        "settings": {
+            "solver": cfg.solver,
+            "schedule": cfg.schedule,
+            "model": dataclasses.asdict(cfg.model),
+        },
+        "weights": {"file": job.weights.name, "sha256": records.sha256(job.weights)},
+        "key": job.key,
+        "code": records.code(),
+        "commit": records.commit(),
+        "versions": records.versions(),
+        "machine": records.machine(),
+        "command": " ".join(["python", *sys.argv]),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def record_failure(folder: Path, what: dict[str, Any], error: BaseException) -> None:
+    """Say in status.json, and in metrics.json where nothing complete stands, what went wrong."""
+    how = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+    failed = {**what, "status": how, "error": f"{type(error).__name__}: {config.one_line(error)}"}
+    with contextlib.suppress(OSError):  # a full disk must not hide the error itself
+        records.write_json(folder / "status.json", failed)
+        record = folder / "metrics.json"
+        if not record.exists() or json.loads(record.read_text())["status"] != "complete":
+            records.write_json(record, {**failed, "nfe": None, "fid": None, "seconds": None})
+
+
+def show(record: dict[str, Any]) -> None:
+    """The result as a small table."""
+    fid, seconds = record["fid"], record["seconds"]
+    value = f"not computed: {fid.get('reason')}"
+    if fid["value"] is not None:
+        value = f"{fid['value']:.3f}" + (f" ± {fid['se']:.3f}" if fid["se"] else "")
+        value += f" ({fid['extractor']} features, {record['samples']} images)"
+    table = Table(show_header=False)
+    table.add_row("data", f"{record['dataset']}, {record['schedule']}, {record['model']}")
+    table.add_row("solver", f"{record['solver']}, {record['steps']} steps, {record['nfe']:g} NFE")
+    table.add_row("FID", value)
+    table.add_row(
+        "time", f"{seconds['sampling']:.1f} s sampling, {seconds['features']:.1f} s features"
+    )
+    Console().print(table)
+    if record.get("wandb"):
+        print(f"W&B: {record['wandb']}")

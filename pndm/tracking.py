@@ -1,0 +1,74 @@
+"""The mirror of a run on Weights & Biases: never needed, never fatal, the only user of wandb."""
+
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+INIT_SECONDS = 5
+"""How long the server may take to answer before the run is mirrored offline."""
+
+
+class Mirror:
+    """A W&B run for the length of a `with` block; whatever fails inside it is one warning.
+
+    `mode` is online (falls back to offline), offline (`wandb sync` uploads it later) or disabled.
+    """
+
+    def __init__(self, mode: str, folder: Path, **settings: Any) -> None:
+        self.mode, self.folder, self.settings = mode, folder, settings
+        self.run: Any = None
+
+    def __enter__(self) -> "Mirror":
+        modes = {"online": ("online", "offline"), "offline": ("offline",)}.get(self.mode, ())
+        for mode in modes:
+            if self.run is None:
+                self.run = self._try(lambda mode=mode: self._start(mode))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.run is not None:
+            self._try(lambda: self.run.finish(exit_code=0 if kind is None else 1, quiet=True))
+
+    def log(self, metrics: Mapping[str, Any]) -> None:
+        """Add these to the run's history and summary."""
+        if self.run is not None:
+            self._try(lambda: self.run.log(dict(metrics)))
+
+    def image(self, name: str, path: Path) -> None:
+        """Add a picture."""
+        if self.run is not None:
+            import wandb
+
+            self._try(lambda: self.run.log({name: wandb.Image(str(path))}))
+
+    @property
+    def sync(self) -> str | None:
+        """The command that uploads an offline run."""
+        if self.run is None or not self.run.settings.mode.startswith("offline"):
+            return None
+        folder = Path(self.run.dir).parent
+        return f"wandb sync {os.path.relpath(folder)}"
+
+    def _start(self, mode: str) -> Any:
+        os.environ.setdefault("WANDB_SILENT", "true")
+        import wandb
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        quiet = wandb.Settings(init_timeout=INIT_SECONDS, console="off", silent=True)
+        return wandb.init(mode=mode, dir=str(self.folder), settings=quiet, **self.settings)
+
+    def _try(self, action: Callable[[], Any]) -> Any:
+        try:
+            return action()
+        except Exception as error:  # the mirror must never end a run, whatever wandb raises
+            reason = " ".join(str(error).split())[:200]
+            warnings.warn(f"W&B ({self.mode}) failed, the run goes on: {reason}", stacklevel=3)
+            return None
