@@ -2,86 +2,106 @@
 
 Module names are those of the public DDPM checkpoints (`down.0.block.1.conv2`, `mid.attn_1`, …),
 so their `state_dict` files load as they are; the other families are configurations of the same
-network whose keys `pndm.models.checkpoints` renames.
+network, whose keys `pndm.models.names` renames.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pndm.models.architectures import Architecture
 
-@dataclass(frozen=True)
-class Architecture:
-    """What distinguishes one family of U-Nets from another; never guessed from tensor shapes.
-
-    `attention` lists the resolutions (in pixels) at which every block is followed by
-    self-attention.
-    """
-
-    image_size: int
-    in_channels: int = 3
-    channels: int = 128
-    channel_mult: tuple[int, ...] = (1, 2, 2, 2)
-    blocks: int = 2
-    attention: tuple[int, ...] = (16,)
-    dropout: float = 0.1
-    norm_groups: int = 32
-    norm_eps: float = 1e-6
+Resampling = Callable[[Tensor], Tensor]
 
 
-def time_embedding(t: Tensor, channels: int) -> Tensor:
+def time_embedding(t: Tensor, arch: Architecture) -> Tensor:
     """sin‖cos of t·10000^(−i/(half−1)), [B] -> [B, channels]; angles in float32, as trained.
 
-    Source: Vaswani et al. 2017 §3.5, in the variant of the DDPM code (half−1, sine first).
+    `cos-sin` is cos‖sin of t·10000^(−i/half) instead.
+    Source: Vaswani et al. 2017 §3.5, in the variants of the DDPM and iDDPM codes.
     """
-    half = channels // 2
-    rates = torch.arange(half, dtype=torch.float32, device=t.device) * (
-        -math.log(10000) / (half - 1)
-    )
-    angles = t.float()[:, None] * rates.exp()
-    return torch.cat([angles.sin(), angles.cos()], dim=1)
+    half = arch.channels // 2
+    last = half - 1 if arch.embedding == "sin-cos" else half
+    rates = torch.arange(half, dtype=torch.float32, device=t.device) * (-math.log(10000) / last)
+    angles = (t.float() * arch.time_scale)[:, None] * rates.exp()
+    parts = {"sin": angles.sin(), "cos": angles.cos()}
+    return torch.cat([parts[name] for name in arch.embedding.split("-")], dim=1)
+
+
+def normalization(channels: int, arch: Architecture) -> nn.GroupNorm:
+    """GroupNorm with the family's groups and epsilon."""
+    return nn.GroupNorm(arch.norm_groups, channels, eps=arch.norm_eps)
+
+
+def residual(x: Tensor, h: Tensor, arch: Architecture) -> Tensor:
+    """(x + h)·residual_scale."""
+    return x + h if arch.residual_scale == 1 else (x + h) * arch.residual_scale
+
+
+def unchanged(x: Tensor) -> Tensor:
+    """The resampling of a block that does none."""
+    return x
+
+
+def halved(x: Tensor) -> Tensor:
+    """The mean of each 2×2 square, [B, C, H, W] -> [B, C, H/2, W/2]."""
+    return F.avg_pool2d(x, 2)
+
+
+def doubled(x: Tensor) -> Tensor:
+    """Each pixel as a 2×2 square, [B, C, H, W] -> [B, C, 2H, 2W]."""
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 class TimeEmbedding(nn.Module):
     """The two dense layers between the sinusoids and the blocks, [B] -> [B, 4·channels]."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, arch: Architecture) -> None:
         super().__init__()
-        self.channels = channels
-        self.dense = nn.ModuleList(
-            [nn.Linear(channels, 4 * channels), nn.Linear(4 * channels, 4 * channels)]
-        )
+        self.arch = arch
+        width = 4 * arch.channels
+        self.dense = nn.ModuleList([nn.Linear(arch.channels, width), nn.Linear(width, width)])
 
     def forward(self, t: Tensor) -> Tensor:
         first, second = self.dense
-        sinusoids = time_embedding(t, self.channels).to(first.weight.dtype)
-        return second(F.silu(first(sinusoids)))
+        return second(F.silu(first(time_embedding(t, self.arch).to(first.weight.dtype))))
 
 
 class ResidualBlock(nn.Module):
-    """norm, SiLU, conv; add the projected time; norm, SiLU, dropout, conv; plus the input."""
+    """norm, SiLU, conv; the projected time; norm, SiLU, dropout, conv; plus the input.
 
-    def __init__(self, in_channels: int, out_channels: int, arch: Architecture) -> None:
+    A block that resamples does so before its first convolution and on its shortcut.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, arch: Architecture, resample: Resampling = unchanged
+    ) -> None:
         super().__init__()
-        self.norm1 = normalization(in_channels, arch)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.temb_proj = nn.Linear(4 * arch.channels, out_channels)
-        self.norm2 = normalization(out_channels, arch)
+        self.arch, self.resample = arch, resample
+        self.norm1 = normalization(inputs, arch)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.temb_proj = nn.Linear(4 * arch.channels, (1 + arch.scale_shift) * outputs)
+        self.norm2 = normalization(outputs, arch)
         self.dropout = nn.Dropout(arch.dropout)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        if in_channels != out_channels:
-            self.nin_shortcut = nn.Conv2d(in_channels, out_channels, 1)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        if inputs != outputs or resample is not unchanged:
+            self.nin_shortcut = nn.Conv2d(inputs, outputs, 1)
         else:
             self.nin_shortcut = nn.Identity()
 
     def forward(self, x: Tensor, temb: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = h + self.temb_proj(F.silu(temb))[:, :, None, None]
-        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
-        return self.nin_shortcut(x) + h
+        h = self.conv1(self.resample(F.silu(self.norm1(x))))
+        time = self.temb_proj(F.silu(temb))[:, :, None, None]
+        if self.arch.scale_shift:
+            scale, shift = time.chunk(2, dim=1)
+            h = self.norm2(h) * (1 + scale) + shift
+        else:
+            h = self.norm2(h + time)
+        h = self.conv2(self.dropout(F.silu(h)))
+        return residual(self.nin_shortcut(self.resample(x)), h, self.arch)
 
 
 class Attention(nn.Module):
@@ -89,6 +109,7 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int, arch: Architecture) -> None:
         super().__init__()
+        self.arch = arch
         self.norm = normalization(channels, arch)
         self.q = nn.Conv2d(channels, channels, 1)
         self.k = nn.Conv2d(channels, channels, 1)
@@ -97,44 +118,50 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm(x)
-        q, k, v = (f(h).flatten(2).transpose(1, 2) for f in (self.q, self.k, self.v))
-        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape)
-        return x + self.proj_out(h)
+        # [B, C, H, W] -> [B, heads, H·W, C/heads]: a view, of unit stride where x is channels_last
+        q, k, v = (
+            f(h).flatten(2).unflatten(1, (self.arch.heads, -1)).transpose(2, 3)
+            for f in (self.q, self.k, self.v)
+        )
+        h = F.scaled_dot_product_attention(q, k, v).transpose(2, 3).reshape(x.shape)
+        return residual(x, self.proj_out(h), self.arch)
 
 
 class Downsample(nn.Module):
-    """A 3×3 convolution of stride 2, padded by one row and column at the end only."""
+    """A 3×3 convolution of stride 2; the DDPM family pads one row and column at the end only."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, arch: Architecture) -> None:
         super().__init__()
+        self.padding = arch.down_padding
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
+    def forward(self, x: Tensor, temb: Tensor) -> Tensor:
+        return self.conv(F.pad(x, self.padding))
 
 
 class Upsample(nn.Module):
     """Nearest-neighbour doubling, then a 3×3 convolution."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, arch: Architecture) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+    def forward(self, x: Tensor, temb: Tensor) -> Tensor:
+        return self.conv(doubled(x))
 
 
 class Level(nn.Module):
-    """The blocks of one resolution, each with its attention where there is one."""
+    """The blocks of one resolution; attention follows as many of the last ones as there are."""
 
-    def __init__(self, widths: list[tuple[int, int]], attend: bool, arch: Architecture) -> None:
+    def __init__(self, widths: list[tuple[int, int]], attentions: int, arch: Architecture) -> None:
         super().__init__()
+        self.plain = len(widths) - attentions
         self.block = nn.ModuleList([ResidualBlock(i, o, arch) for i, o in widths])
-        self.attn = nn.ModuleList([Attention(o, arch) for _, o in widths if attend])
+        self.attn = nn.ModuleList([Attention(o, arch) for _, o in widths[self.plain :]])
 
     def forward(self, j: int, x: Tensor, temb: Tensor) -> Tensor:
         x = self.block[j](x, temb)
-        return self.attn[j](x) if self.attn else x
+        return x if j < self.plain else self.attn[j - self.plain](x)
 
 
 class Middle(nn.Module):
@@ -153,7 +180,7 @@ class Middle(nn.Module):
 class UNet(nn.Module):
     """The noise e(x, t) that was mixed into x: ([B, C, H, W], [B] real times) -> [B, C, H, W].
 
-    `t` is the network's own time (0 … 999 embedding scale), not necessarily whole.
+    `t` is the time of the schedule that the network was trained on, not necessarily whole.
     Source: Ho et al. 2020, appendix B.
     """
 
@@ -161,20 +188,21 @@ class UNet(nn.Module):
         super().__init__()
         self.arch = arch
         widths = [arch.channels * m for m in arch.channel_mult]
-        resolutions = [arch.image_size >> i for i in range(len(widths))]
+        attends = [arch.image_size >> i in arch.attention for i in range(len(widths))]
+        decoder_attentions = arch.blocks + 1 if arch.decoder_attention == "block" else 1
         last = len(widths) - 1
 
-        self.temb = TimeEmbedding(arch.channels)
+        self.temb = TimeEmbedding(arch)
         self.conv_in = nn.Conv2d(arch.in_channels, arch.channels, 3, padding=1)
 
         self.down = nn.ModuleList()
         skips, current = [arch.channels], arch.channels
         for i, width in enumerate(widths):
             ins = [current] + [width] * (arch.blocks - 1)
-            level = Level([(c, width) for c in ins], resolutions[i] in arch.attention, arch)
+            level = Level([(c, width) for c in ins], attends[i] * arch.blocks, arch)
             skips += [width] * arch.blocks
             if i != last:
-                level.downsample = Downsample(width)
+                level.downsample = resampler(width, arch, Downsample, halved)
                 skips.append(width)
             self.down.append(level)
             current = width
@@ -185,15 +213,16 @@ class UNet(nn.Module):
         for i, width in reversed(list(enumerate(widths))):
             ins = [current] + [width] * arch.blocks
             pairs = [(c + skips.pop(), width) for c in ins]
-            level = Level(pairs, resolutions[i] in arch.attention, arch)
+            level = Level(pairs, attends[i] * decoder_attentions, arch)
             if i != 0:
-                level.upsample = Upsample(width)
+                level.upsample = resampler(width, arch, Upsample, doubled)
             up.append(level)
             current = width
         self.up = nn.ModuleList(reversed(up))
 
         self.norm_out = normalization(current, arch)
-        self.conv_out = nn.Conv2d(current, arch.in_channels, 3, padding=1)
+        outputs = (1 + arch.learned_variance) * arch.in_channels
+        self.conv_out = nn.Conv2d(current, outputs, 3, padding=1)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         temb = self.temb(t)
@@ -204,7 +233,7 @@ class UNet(nn.Module):
                 h = level(j, h, temb)
                 skips.append(h)
             if hasattr(level, "downsample"):
-                h = level.downsample(h)
+                h = level.downsample(h, temb)
                 skips.append(h)
 
         h = self.mid(h, temb)
@@ -213,11 +242,15 @@ class UNet(nn.Module):
             for j in range(len(level.block)):
                 h = level(j, torch.cat([h, skips.pop()], dim=1), temb)
             if hasattr(level, "upsample"):
-                h = level.upsample(h)
+                h = level.upsample(h, temb)
 
-        return self.conv_out(F.silu(self.norm_out(h)))
+        return self.conv_out(F.silu(self.norm_out(h)))[:, : self.arch.in_channels]
 
 
-def normalization(channels: int, arch: Architecture) -> nn.GroupNorm:
-    """GroupNorm with the family's groups and epsilon."""
-    return nn.GroupNorm(arch.norm_groups, channels, eps=arch.norm_eps)
+def resampler(
+    width: int, arch: Architecture, layer: type[nn.Module], resample: Resampling
+) -> nn.Module:
+    """What changes the resolution between levels: a convolution, or a residual block."""
+    if arch.resample == "conv":
+        return layer(width, arch)
+    return ResidualBlock(width, width, arch, resample)
