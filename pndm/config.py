@@ -37,6 +37,12 @@ VOLATILE = (
 WORDS = {bool: "true or false", int: "a whole number", float: "a number"}
 """What to give where a value of a type is expected."""
 
+SPELLINGS = {
+    "fid": {"auto": "auto", "true": "auto", "off": "off", "false": "off"},
+    "save_images": {"npz": "npz", "true": "npz", "png": "png", "false": "false", "off": "false"},
+}
+"""Settings that may be written as words or as booleans."""
+
 
 class ConfigError(ValueError):
     """A command line that cannot be run; its message is one line and names the cure."""
@@ -129,11 +135,11 @@ class Train:
     schedule: dict[str, Any] = field(default_factory=dict)
     recipe: Recipe = field(default_factory=Recipe)
     architecture: str = MISSING
-    seed: int = 0
-    holdout: bool = False
-    device: str = "auto"
-    workers: int = 0
-    output: str = MISSING
+    seed: int = MISSING
+    holdout: bool = MISSING
+    device: str = MISSING
+    workers: int = MISSING
+    output: str | None = None
 
 
 for _name, _node in (("run", Run), ("train", Train)):
@@ -160,6 +166,8 @@ def cells(arguments: list[str], multirun: bool = False) -> list[Run]:
 
 def compose_train(arguments: list[str]) -> Train:
     """The checked configuration of `python -m pndm.train` with these overrides."""
+    from pndm.models.registry import ARCHITECTURES
+
     with _conf():
         overrides = _parse(arguments)
         _check_groups(overrides)
@@ -168,8 +176,15 @@ def compose_train(arguments: list[str]) -> Train:
                 raise ConfigError(f"{override.key_or_group} has several values: give one")
         cfg = _compose("train", overrides)
     train: Train = _typed(cfg)
-    if train.architecture is None:
-        raise ConfigError(_no_model(train.dataset, train.schedule["name"]))
+    if train.architecture == "auto":
+        name = train.schedule["name"]
+        if name not in train.dataset.models:
+            raise ConfigError(f"{_no_model(train.dataset, name)}, or give architecture=NAME")
+        train = dataclasses.replace(train, architecture=train.dataset.models[name])
+    _one_of("architecture", train.architecture, tuple(ARCHITECTURES))
+    if train.output is None:
+        name = train.architecture + ("_holdout" if train.holdout else "")
+        train = dataclasses.replace(train, output=f"outputs/train/{name}")
     for name in ("iterations", "batch_size", "log_every", "checkpoint_every"):
         _at_least(f"recipe.{name}", getattr(train.recipe, name), 1)
     _at_least("seed", train.seed, 0)
@@ -193,9 +208,8 @@ def validate(run: Run) -> Run:
     _one_of("convention", run.convention, ("aligned", "released", "diffusers"))
     _one_of("precision", run.precision, ("fp32", "fp64"))
     _one_of("wandb.mode", run.wandb.mode, ("online", "offline", "disabled"))
-    fid = _spelling("fid", run.fid, {"auto": "auto", "true": "auto", "off": "off", "false": "off"})
-    pictures = {"npz": "npz", "true": "npz", "png": "png", "false": "false", "off": "false"}
-    save_images = _spelling("save_images", run.save_images, pictures)
+    fid = _spelling("fid", run.fid)
+    save_images = _spelling("save_images", run.save_images)
     if run.processes != 1:
         raise ConfigError(
             f"processes={run.processes}: only one process is supported, use processes=1"
@@ -357,7 +371,7 @@ def _set(cfg: DictConfig, override: Override) -> None:
     old, new = OmegaConf.select(cfg, key), override.value()
     if key.endswith(".name"):
         raise ConfigError(f"{override.input_line}: choose it by {key.removesuffix('.name')}=NAME")
-    if isinstance(old, (bool, int, float)) and not _like(new, old):
+    if isinstance(old, (bool, int, float)) and key not in SPELLINGS and not _like(new, old):
         raise ConfigError(f"{override.input_line}: give {WORDS[type(old)]}")
     try:
         OmegaConf.update(cfg, key, new)
@@ -416,18 +430,18 @@ def _model(run: Run) -> Model:
         return dataclasses.replace(model, name=Path(model.checkpoint).stem)
     if model.name == "auto":
         if name not in run.dataset.models:
-            raise ConfigError(_no_model(run.dataset, name))
+            raise ConfigError(
+                f"{_no_model(run.dataset, name)}: use one of these, "
+                "or model.checkpoint=FILE model.architecture=NAME"
+            )
         model = dataclasses.replace(model, name=run.dataset.models[name])
     return model
 
 
 def _no_model(dataset: Dataset, schedule: str) -> str:
-    trained = ", ".join(f"{name} ({weights})" for name, weights in dataset.models.items())
-    has = f"it was trained on schedule={trained}" if trained else "it comes without any"
-    return (
-        f"no weights of dataset={dataset.name} belong to schedule={schedule}: {has}; "
-        "use one of these, or model.checkpoint=FILE model.architecture=NAME"
-    )
+    """No weights for this pair: which there are."""
+    known = ", ".join(f"{name} ({weights})" for name, weights in dataset.models.items())
+    return f"dataset={dataset.name} has weights for schedule={known or 'none'}, not for {schedule}"
 
 
 def _check_device(name: str) -> None:
@@ -452,8 +466,8 @@ def _one_of(key: str, value: str, options: tuple[str, ...]) -> None:
         raise ConfigError(f"{key}={value} does not exist{hint}; there are {', '.join(options)}")
 
 
-def _spelling(key: str, value: Any, spellings: dict[str, str]) -> str:
+def _spelling(key: str, value: Any) -> str:
     """The one spelling of a setting that may be written as a word or as a boolean."""
     word = str(value).lower()
-    _one_of(key, word, tuple(spellings))
-    return spellings[word]
+    _one_of(key, word, tuple(SPELLINGS[key]))
+    return SPELLINGS[key][word]

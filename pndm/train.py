@@ -77,7 +77,7 @@ def update_ema(ema: nn.Module, model: nn.Module, decay: float, iteration: int) -
 def train(cfg: config.Train) -> Path:
     """Train to `cfg.recipe.iterations`, resuming if there is a checkpoint; the weights' path."""
     recipe, out = cfg.recipe, Path(cfg.output)
-    device = torch.device(cfg.device)
+    device = torch.device(config.device(cfg.device))
     schedule = config.schedule(cfg.schedule)
     alpha_bar = torch.tensor([schedule.alpha_bar(t) for t in range(schedule.timesteps)])
     alpha_bar = alpha_bar.to(device)
@@ -175,7 +175,7 @@ def finish(
         "schedule": cfg.schedule.name,
         "timesteps": schedule.timesteps,
         "ema": cfg.recipe.ema,
-        "command": "python -m pndm.train " + " ".join(cfg.overrides),
+        "command": " ".join(["python -m pndm.train", *sys.argv[1:]]),
         "seed": cfg.seed,
         "iterations": cfg.recipe.iterations,
         "batch_size": cfg.recipe.batch_size,
@@ -200,5 +200,15 @@ def mean_of_last_tenth(losses: list) -> float:
     return sum(value for _, value in tail) / len(tail)
 
 
+def main() -> None:
+    """Refuse what cannot be trained in one line; Ctrl-C loses nothing since the checkpoint."""
+    try:
+        train(config.compose_train(sys.argv[1:]))
+    except config.EXPECTED as error:
+        sys.exit(f"error: {config.one_line(error)}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted: the same command goes on from the last checkpoint")
+
+
 if __name__ == "__main__":
-    train(config.compose_train(sys.argv[1:]))
+    main()

@@ -1,0 +1,185 @@
+"""The command line: what composes, and what is refused before anything is written."""
+
+import subprocess
+import sys
+
+import pytest
+
+from pndm import config
+from pndm.grids import GRIDS
+from pndm.schedules import SCHEDULES
+from pndm.solvers import SOLVERS
+
+ROOT = config.CONF.parent
+
+
+def options(group):
+    return sorted(path.stem for path in (config.CONF / group).glob("*.yaml"))
+
+
+def test_the_default_is_the_embedded_one():
+    (run,) = config.cells([])
+    assert (run.dataset.name, run.solver["name"], run.steps) == ("digits", "plms", 50)
+    assert (run.model.name, run.samples, run.wandb.mode) == ("digits_linear", 1000, "offline")
+
+
+@pytest.mark.parametrize("name", options("solver"))
+def test_every_solver_file_makes_its_solver(name):
+    (run,) = config.cells([f"solver={name}"])
+    made = config.solver(run.solver)
+    assert made == SOLVERS[name]()
+
+
+def test_every_solver_and_schedule_has_its_file():
+    assert set(options("solver")) == set(SOLVERS)
+    assert set(options("schedule")) == set(SCHEDULES)
+
+
+@pytest.mark.parametrize("name", options("schedule"))
+def test_every_schedule_file_makes_its_schedule(name):
+    train = config.compose_train([f"schedule={name}", "architecture=digits_linear"])
+    assert config.schedule(train.schedule) == SCHEDULES[name]()
+
+
+@pytest.mark.parametrize("name", options("dataset"))
+def test_every_dataset_file_composes(name):
+    own = ["model.checkpoint=run.py", "model.architecture=ddpm_cifar10", "dataset.root=."]
+    (run,) = config.cells([f"dataset={name}", *(own if name == "folder" else [])])
+    assert run.samples == run.dataset.samples
+    assert run.batch_size == run.dataset.batch_size
+
+
+@pytest.mark.parametrize("name", options("experiment"))
+def test_every_experiment_file_composes(name):
+    assert config.cells([f"experiment={name}"])
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_every_grid_is_a_value(name):
+    (run,) = config.cells([f"grid={name}"])
+    assert run.grid == name
+
+
+def test_a_list_of_times_implies_the_steps():
+    (run,) = config.cells(["grid=[990,500,10.5,-1]"])
+    assert (run.grid, run.steps) == ([990, 500, 10.5, -1], 3)
+
+
+def test_the_model_follows_dataset_and_schedule():
+    runs = config.cells(["schedule=linear,cosine"], multirun=True)
+    assert [run.model.name for run in runs] == ["digits_linear", "digits_cosine"]
+    (run,) = config.cells(["dataset=cifar10", "schedule=cosine"])
+    assert run.model.name == "iddpm_cifar10"
+
+
+def test_a_sweep_is_the_product_of_its_values():
+    line = ["solver=ddim,plms", "schedule=linear,cosine", "steps=10,20,50"]
+    runs = config.cells(line, multirun=True)
+    assert len({(r.solver["name"], r.schedule["name"], r.steps) for r in runs}) == 12
+
+
+def test_volatile_keys_do_not_name_a_run():
+    (plain,) = config.cells([])
+    changed = ["batch_size=7", "device=cpu", "wandb.mode=disabled", "save_images=png"]
+    (same,) = config.cells([*changed, "overwrite=true", "progress=false", "outputs=elsewhere"])
+    (other,) = config.cells(["steps=51"])
+    assert plain.identity() == same.identity() != other.identity()
+
+
+def test_spellings_of_switches():
+    assert config.cells(["save_images=true"])[0].save_images == "npz"
+    assert config.cells(["save_images=false"])[0].save_images == "false"
+    assert config.cells(["fid=off"])[0].fid == config.cells(["fid=false"])[0].fid == "off"
+
+
+WRONG = {
+    "step=50": "did you mean steps?",
+    "+step=50": "did you mean steps?",
+    "++steps=50": "did you mean steps?",
+    "~steps": "did you mean steps?",
+    "+solver.foo=1": "nothing can be added",
+    "solver.foo=1": "there is no solver.foo",
+    "solver.name=ddim": "solver=NAME",
+    "solver=plsm": "did you mean plms?",
+    "solver=null": "there are",
+    "dataset=digit": "did you mean digits?",
+    "model=foo": "there are auto",
+    "experiment=foo": "does not exist",
+    "steps=0": "from 1 to 1000",
+    "steps=1001": "from 1 to 1000",
+    "steps=fifty": "a whole number",
+    "steps=1.5": "a whole number",
+    "steps=true": "a whole number",
+    "steps=": "a whole number",
+    "steps=null": "a whole number",
+    "samples=0": "at least 1",
+    "batch_size=-1": "at least 1",
+    "seed=-1": "at least 0",
+    "grid=foo": "leading, linspace",
+    "grid=[10,20,-1]": "strictly descending",
+    "grid=[10,-0.5,-1]": "below 0",
+    "grid=[1000,-1]": "[-1, 999]",
+    "device=cuda:99": "CUDA",
+    "device=gpu": "use auto, cpu, cuda",
+    "precision=fp33": "fp32",
+    "convention=align": "did you mean aligned?",
+    "fid=yes": "auto",
+    "save_images=jpg": "npz",
+    "overwrite=yes": "true or false",
+    "wandb=offline": "wandb",
+    "wandb.mode=of": "offline",
+    "schedule=quad": "linear (digits_linear), cosine (digits_cosine)",
+    "dataset=folder": "model.checkpoint=FILE",
+    "model.checkpoint=nowhere.pt": "model.architecture=NAME",
+    "solver=ddim,plms": "-m",
+    "foo": "key=value",
+    "schedule.beta_start=0": "between 0 and 1",
+}
+
+
+@pytest.mark.parametrize("argument", WRONG)
+def test_wrong_arguments_are_refused_in_one_line_that_names_the_cure(argument):
+    with pytest.raises(config.ConfigError) as error:
+        config.cells([argument])
+    assert WRONG[argument] in str(error.value)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize(
+    "arguments, cure",
+    [
+        (["solver=ddim", "solver.eta=2"], "between 0"),
+        (["solver=ddim", "solver.eta=much"], "a number"),
+        (["solver=ddpm", "solver.variance=medium"], "small or large"),
+        (["solver=ddpm", "solver.clip=1"], "true or false"),
+        (["solver=pf", "solver.rtol=-1"], "positive"),
+        (["grid=karras", "convention=released"], "convention=aligned"),
+        (["model.checkpoint=nowhere.pt", "model.architecture=ddpm_cifar10"], "no such file"),
+    ],
+)
+def test_wrong_combinations(arguments, cure):
+    with pytest.raises(config.ConfigError, match=cure):
+        config.cells(arguments)
+
+
+def test_one_wrong_cell_refuses_the_whole_sweep():
+    with pytest.raises(config.ConfigError, match="not for quad"):
+        config.cells(["schedule=linear,quad", "solver=ddim,plms"], multirun=True)
+    with pytest.raises(config.ConfigError, match="from 1 to 1000"):
+        config.cells(["steps=10,2000"], multirun=True)
+
+
+@pytest.mark.parametrize("argument", ["step=50", "+step=50", "solver=plsm", "steps=0", "seed=-1"])
+def test_a_refused_command_line_writes_nothing(argument, tmp_path):
+    done = subprocess.run(
+        [sys.executable, ROOT / "run.py", argument], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert len(done.stderr.strip().splitlines()) == 1 and not done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("arguments", [["recipe.lr=x"], ["schedule=quad"], ["holdouts=true"]])
+def test_training_refuses_what_it_cannot_do(arguments):
+    with pytest.raises(config.ConfigError):
+        config.compose_train(arguments)
