@@ -1,43 +1,52 @@
 """Compose, run, record: python run.py solver=plms steps=50 dataset=digits."""
 
+import os
 import sys
+import time
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from pndm import config
 
-FAILED: list[str] = []
+SWEEP = "PNDM_SWEEP"
+"""Environment variable that tells the jobs of a sweep, in whatever process, its name."""
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def job(cfg: DictConfig) -> None:
-    """One cell: a failure is reported and remembered, and does not stop a sweep."""
+    """One cell; its failure is told and recorded, and does not stop a sweep."""
     from pndm import experiment
 
+    sweep = os.environ.get(SWEEP)
+    if sweep:
+        print(" ".join(HydraConfig.get().overrides.task))
     try:
-        record = experiment.run(config.from_hydra(cfg))
-        print(f"record: {record}")
+        print(f"record: {experiment.run(config.from_hydra(cfg), sweep)}")
     except config.EXPECTED as error:
-        FAILED.append(config.one_line(error))
-        print(f"error: {FAILED[-1]}", file=sys.stderr)
+        print(f"error: {config.one_line(error)}", file=sys.stderr)
 
 
 def main() -> None:
     """Refuse a wrong command line before anything is written, then let Hydra run the cells."""
     arguments = sys.argv[1:]
-    sweep = [a for a in arguments if a in ("-m", "--multirun")]
-    overrides = [a for a in arguments if a not in sweep]
+    overrides = [a for a in arguments if a not in ("-m", "--multirun")]
+    if any(a.startswith("-") for a in overrides):  # --help, --cfg job …
+        return job()
     try:
-        if not any(a.startswith("-") for a in overrides):  # --help, --cfg …: Hydra's
-            config.cells(overrides, multirun=bool(sweep))
+        runs = config.cells(overrides, multirun=len(overrides) < len(arguments))
+        if len(runs) > 1:
+            os.environ[SWEEP] = time.strftime("%Y%m%d-%H%M%S")
         job()
-    except config.ConfigError as error:
-        sys.exit(f"error: {error}")
+        from pndm import experiment
+
+        sys.exit(1 if experiment.summarize(runs) else 0)
+    except config.EXPECTED as error:
+        sys.exit(f"error: {config.one_line(error)}")
     except KeyboardInterrupt:
         print("interrupted: the same command goes on where it stopped", file=sys.stderr)
         sys.exit(130)
-    sys.exit(1 if FAILED else 0)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import json
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ PICTURE = 100
 
 
 def run(cfg: config.Run, sweep: str | None = None) -> Path:
-    """Make a run, or what is missing of it; the path of its metrics.json.
+    """Make a run (of a `sweep`), or what is missing of it; the path of its metrics.json.
 
     A complete run is only shown, unless `cfg.overwrite`. Whatever stops it leaves the finished
     shards and a status.json that says why; the exception goes on.
@@ -49,7 +49,7 @@ def run(cfg: config.Run, sweep: str | None = None) -> Path:
         show(json.loads(record.read_text()))
         return record
 
-    what = describe(job)
+    what = {**describe(job), "sweep": sweep}
     folder.mkdir(parents=True, exist_ok=True)
     records.write_json(folder / "status.json", {"status": "running", **what})
     records.atomic(folder / "config.yaml", lambda path: path.write_text(config.as_yaml(cfg)))
@@ -180,6 +180,38 @@ def write_npz(job: Job, path: Path) -> None:
             file.write(image.tobytes())
 
 
+def summarize(runs: Sequence[config.Run]) -> int:
+    """Show the cells of a sweep as a table; how many of all these runs are not complete."""
+    table = Table("schedule", "solver", "steps", "NFE", "FID", "seconds", "status")
+    unfinished, last = 0, None
+    for cfg in runs:
+        folder = run_folder(Job(cfg))
+        status = read_json(folder / "status.json") or {"status": "not run"}
+        complete = status["status"] == "complete"
+        record = read_json(folder / "metrics.json") if complete else None
+        unfinished += record is None
+        last = folder / "metrics.json" if record else last
+        row = [cfg.schedule["name"], cfg.solver["name"], str(cfg.steps)]
+        if record:
+            value = "" if record["fid"]["value"] is None else f"{record['fid']['value']:.3f}"
+            row += [f"{record['nfe']:g}", value, f"{record['seconds']['total']:.1f}", "complete"]
+        else:
+            row += ["", "", "", " ".join([status["status"], status.get("error", "")])[:200]]
+        table.add_row(*row)
+    if len(runs) > 1:
+        Console().print(table)
+        print(f"record: {last}" if last else "no cell is complete")
+    return unfinished
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file, None where there is none or it is not JSON."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+
+
 def run_folder(job: Job) -> Path:
     """outputs/digits/linear/plms-50-0123456789ab."""
     cfg = job.cfg
@@ -190,9 +222,8 @@ def run_folder(job: Job) -> Path:
 
 def is_complete(folder: Path, cfg: config.Run) -> bool:
     """Whether there is a complete record, and the images that are asked for beside it."""
-    try:
-        record = json.loads((folder / "metrics.json").read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+    record = read_json(folder / "metrics.json")
+    if record is None:
         return False
     if record["schema"] > SCHEMA:
         raise ValueError(
@@ -242,7 +273,7 @@ def record_failure(folder: Path, what: dict[str, Any], error: BaseException) -> 
     with contextlib.suppress(OSError):  # a full disk must not hide the error itself
         records.write_json(folder / "status.json", failed)
         record = folder / "metrics.json"
-        if not record.exists() or json.loads(record.read_text())["status"] != "complete":
+        if (read_json(record) or failed)["status"] != "complete":
             records.write_json(record, {**failed, "nfe": None, "fid": None, "seconds": None})
 
 

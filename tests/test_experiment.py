@@ -1,0 +1,251 @@
+"""Whole runs: what they record, what they keep, and what they survive."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+import pndm
+from pndm import config, experiment, images, worker
+from pndm.models import registry
+
+ROOT = config.CONF.parent
+SMALL = ["samples=20", "steps=3", "wandb.mode=disabled", "progress=false", "device=cpu"]
+KEYS = (
+    "schema status solver schedule dataset model steps nfe samples seed fid seconds "
+    "device precision commit versions"
+)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Make a run in a fresh outputs folder; its record and its folder."""
+
+    def go(*arguments):
+        (cfg,) = config.cells([*SMALL, f"outputs={tmp_path}/outputs", *arguments])
+        path = experiment.run(cfg)
+        return json.loads(path.read_text()), path.parent
+
+    return go
+
+
+def stored(folder):
+    with np.load(folder / "images.npz") as file:
+        return file["images"]
+
+
+def test_the_record_is_complete_and_the_picture_shows_the_samples(run):
+    record, folder = run("samples=200")
+    assert not [key for key in KEYS.split() if key not in record]
+    assert (record["status"], record["solver"], record["nfe"]) == ("complete", "plms", 9)
+    assert set(record["fid"]) >= {"value", "extractor", "se", "reference"}
+    assert record["fid"]["value"] > 0 and record["fid"]["se"] > 0
+    assert "digits" in record["fid"]["extractor"]
+    assert set(record["seconds"]) >= {"sampling", "features", "total"}
+    assert record["weights"]["sha256"] and record["settings"]["schedule"]["min_alpha_bar"] == 4e-5
+    picture = Image.open(folder / "samples.png")
+    assert picture.size[0] == picture.size[1] > 400
+    assert json.loads((folder / "status.json").read_text())["status"] == "complete"
+    assert not list(folder.parent.rglob("*.partial"))
+
+
+def test_images_are_those_of_their_seeds_in_order(run):
+    _, folder = run("save_images=npz", "seed=3")
+    got = stored(folder)
+    assert got.dtype == np.uint8 and got.shape == (20, 8, 8, 1)
+    x_T = pndm.initial_noise([3 * 2**32 + i for i in range(20)], (1, 8, 8))
+    x_0 = pndm.sample(
+        pndm.models.load("digits_linear"),
+        x_T,
+        solver=pndm.solvers.plms(),
+        schedule=pndm.schedules.linear(),
+        steps=3,
+    )
+    np.testing.assert_array_equal(got, images.to_uint8(x_0).permute(0, 2, 3, 1).numpy())
+
+
+def test_png_images_hold_the_same_pixels(run):
+    _, folder = run("save_images=npz")
+    _, again = run("save_images=png")
+    assert folder == again
+    files = sorted((folder / "images").glob("*.png"))
+    pixels = np.stack([np.asarray(Image.open(file)) for file in files])
+    np.testing.assert_array_equal(pixels, stored(folder)[..., 0])
+
+
+def test_the_same_run_again_makes_nothing(run, monkeypatch, capsys):
+    first, _ = run()
+    monkeypatch.setattr(worker, "make_images", None)
+    again, _ = run("batch_size=3")
+    assert first == again
+    assert "complete already" in capsys.readouterr().out
+
+
+def test_overwrite_makes_it_again(run):
+    run()
+    record, _ = run("overwrite=true")
+    assert record["shards"] == {"made": 1, "found": 0}
+
+
+def test_more_samples_keep_the_images_that_are_there(run, monkeypatch):
+    monkeypatch.setattr(worker, "SHARD", 8)
+    _, few = run("save_images=npz")
+    seeds = []
+    sample = worker.Job.sample
+    monkeypatch.setattr(
+        worker.Job, "sample", lambda self, s, bar: seeds.extend(s) or sample(self, s, bar)
+    )
+    record, more = run("save_images=npz", "samples=30")
+    assert few != more
+    assert seeds == list(range(20, 30))
+    np.testing.assert_array_equal(stored(more)[:20], stored(few))
+    assert record["shards"] == {"made": 2, "found": 2}
+
+
+def test_images_do_not_depend_on_the_batch_size(run, monkeypatch):
+    _, folder = run("save_images=npz", "samples=64", "batch_size=64")
+    whole = stored(folder).astype(int)
+    for size in (1, 7):
+        _, folder = run("save_images=npz", "samples=64", f"batch_size={size}", "overwrite=true")
+        assert np.abs(stored(folder) - whole).max() <= 1
+        assert (stored(folder) != whole).mean() <= 1e-3
+
+
+def test_fid_does_not_depend_on_how_images_were_cut_into_shards(run, monkeypatch):
+    whole, _ = run("samples=90")
+    monkeypatch.setattr(worker, "SHARD", 13)
+    monkeypatch.setattr(experiment, "SHARD", 13)
+    cut, _ = run("samples=90", "overwrite=true")
+    assert cut["fid"]["value"] == pytest.approx(whole["fid"]["value"], rel=1e-4)
+    assert cut["fid"]["se"] == pytest.approx(whole["fid"]["se"], rel=1e-3)
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-10], lambda b: b[:40] + b"x" + b[41:]])
+def test_a_damaged_shard_is_reported_and_made_again(run, tmp_path, capsys, damage):
+    _, folder = run("save_images=npz")
+    before = stored(folder)
+    (shard,) = (tmp_path / "outputs" / "shards").rglob("images/*.shard")
+    shard.write_bytes(damage(shard.read_bytes()))
+    (folder / "metrics.json").unlink()
+    record, _ = run("save_images=npz")
+    assert "damaged" in capsys.readouterr().out
+    assert record["shards"]["made"] == 1
+    np.testing.assert_array_equal(stored(folder), before)
+
+
+def test_stochastic_solvers_follow_their_seeds(run):
+    _, folder = run("solver=ddpm", "save_images=npz", "batch_size=20")
+    first = stored(folder).astype(int)
+    _, folder = run("solver=ddpm", "save_images=npz", "batch_size=6", "overwrite=true")
+    assert np.abs(stored(folder) - first).max() <= 1
+    assert first.std() > 0
+
+
+def test_the_adaptive_flow_records_its_measured_evaluations(run):
+    record, _ = run("solver=pf", "solver.rtol=1e-2", "solver.atol=1e-2", "samples=4")
+    low, high = record["nfe_range"]
+    assert 10 < low <= record["nfe"] <= high
+
+
+def test_fid_is_skipped_with_its_reason(run):
+    off, _ = run("fid=off")
+    assert off["fid"]["value"] is None and off["fid"]["reason"] == "fid=off"
+    one, _ = run("samples=1")
+    assert "raise samples" in one["fid"]["reason"]
+
+
+def broken(tmp_path, change):
+    weights = load_file(registry.find("digits_linear").require())
+    change(weights)
+    path = tmp_path / "broken.safetensors"
+    save_file(weights, path)
+    return [f"model.checkpoint={path}", "model.architecture=digits_linear"]
+
+
+def test_a_network_that_returns_nan_stops_the_run(run, tmp_path):
+    own = broken(tmp_path, lambda w: w["conv_out.bias"].fill_(torch.nan))
+    with pytest.raises(FloatingPointError, match=r"evaluation 0 at time 666: .* NaN"):
+        run(*own)
+    (record,) = (tmp_path / "outputs").rglob("metrics.json")
+    content = json.loads(record.read_text())
+    assert content["status"] == "failed" and "evaluation 0" in content["error"]
+    assert json.loads(record.with_name("status.json").read_text())["status"] == "failed"
+
+
+def test_a_network_of_the_wrong_shape_stops_the_run(run, monkeypatch):
+    monkeypatch.setattr(pndm.models, "load", lambda *_, **__: Wrong())
+    with pytest.raises(ValueError, match=r"evaluation 0 at time 666: .* shape \(20, 1, 8, 4\)"):
+        run()
+
+
+class Wrong(torch.nn.Module):
+    arch = registry.ARCHITECTURES["digits_linear"]
+
+    def forward(self, x, t):
+        return x[..., :4]
+
+
+def test_a_record_of_a_newer_schema_is_refused(run):
+    _, folder = run()
+    record = folder / "metrics.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "schema": 999}))
+    with pytest.raises(ValueError, match="newer version"):
+        run()
+
+
+def start(arguments, folder, **environment):
+    return subprocess.Popen(
+        [sys.executable, ROOT / "run.py", *arguments, f"outputs={folder}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+def test_a_sweep_makes_every_cell_and_ends_with_its_records(tmp_path):
+    sweep = ["-m", "solver=ddim,plms", "schedule=linear,cosine", "wandb.mode=offline"]
+    process = start([*sweep, "samples=20", "steps=3", "progress=false"], tmp_path)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    paths = [line.removeprefix("record: ") for line in out.splitlines() if "record: " in line]
+    assert out.splitlines()[-1].startswith("record: ")
+    records = [json.loads(Path(path).read_text()) for path in paths]
+    cells = {(r["solver"], r["schedule"], r["model"]) for r in records}
+    assert len(cells) == 4 and ("plms", "cosine", "digits_cosine") in cells
+    assert all("wandb sync" in record["wandb"] for record in records)
+
+
+@pytest.mark.slow
+def test_interrupted_runs_leave_nothing_half_written_and_go_on(tmp_path):
+    arguments = ["samples=3000", "steps=10", "solver=ddim", "wandb.mode=disabled"]
+    process = start(arguments, tmp_path)
+    wait_for(lambda: list(tmp_path.rglob("images/*.shard")), process)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 130 and "interrupted" in err and "Traceback" not in err
+    (status,) = tmp_path.rglob("status.json")
+    assert json.loads(status.read_text())["status"] == "interrupted"
+    assert not list(tmp_path.rglob("*.partial"))
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("images/*.shard")}
+    process = start(arguments, tmp_path)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+def wait_for(event, process, seconds=300):
+    end = time.monotonic() + seconds
+    while not event():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.02)
