@@ -1,0 +1,56 @@
+# make run     the embedded default, or another run: make run ARGS="solver=ddim steps=20"
+# make test    the fast tests;  make test-slow: the long ones;  make lint: ruff and mypy
+#
+# Each makes .venv first, once, from the exact versions in requirements.lock. To choose
+#   the Python:                  make test PYTHON=python3.12
+#   what pip says, or where from: make test PIP_ARGS=-vv
+#   the small CPU build of torch (plain torch on x86-64 Linux is a CUDA build of several GB):
+#                                make run TORCH_INDEX=https://download.pytorch.org/whl/cpu
+#   Same release, same Python code; `make clean` first where .venv holds the other build.
+
+PYTHON = python3 python3.13 python3.12 python3.11
+PIP_ARGS =
+TORCH_INDEX =
+ARGS =
+
+python = .venv/bin/python
+pip = $(python) -m pip --disable-pip-version-check -qq
+index = $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+fits = import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+
+.PHONY: run test test-slow lint lock clean
+
+run: .venv/complete
+	@$(python) run.py $(ARGS)
+
+test: .venv/complete
+	@$(python) -m pytest $(ARGS)
+
+test-slow: .venv/complete
+	@$(python) -m pytest -m slow $(ARGS)
+
+lint: .venv/complete
+	@$(python) -m ruff check -q .
+	@$(python) -m ruff format -q --check .
+	@$(python) -m mypy
+
+# Written last, so an installation that was cut short is not taken for whole: it begins anew.
+# The lock constrains rather than lists: a CPU build of torch then brings no CUDA libraries.
+.venv/complete: requirements.lock pyproject.toml
+	@test -e $@ || { for python in $(PYTHON); do \
+	    "$$python" -c '$(fits)' 2>/dev/null && exec "$$python" -m venv --clear .venv; done; \
+	  echo 'pndm needs Python 3.11, 3.12 or 3.13 with its venv module, and none of these is one:' \
+	    '$(PYTHON). Name it: make PYTHON=/path/to/python3' >&2; exit 1; }
+	@rm -f $@
+	@echo 'Installing into .venv, which takes some minutes, once (make PIP_ARGS=-vv shows it) ...'
+	@$(pip) install $(index) $(PIP_ARGS) --constraint requirements.lock --editable '.[test]'
+	@touch $@
+
+# Keeps what is pinned, unless told otherwise: make lock ARGS="--upgrade-package wandb".
+# For maintainers: it needs uv, as one lock for all Pythons and systems is beyond pip.
+lock:
+	@uv pip compile --quiet --universal --python-version 3.11 --extra test --no-annotate \
+	  --no-header --no-emit-index-url --output-file requirements.lock $(ARGS) pyproject.toml
+
+clean:
+	@rm -rf .venv *.egg-info build .pytest_cache .mypy_cache .ruff_cache .hypothesis
