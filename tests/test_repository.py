@@ -1,0 +1,186 @@
+"""The repository itself: one set of versions, the import walls, docstrings, nothing local."""
+
+import ast
+import importlib.util
+import re
+import socket
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+import pndm
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYTHONS = [f"3.{minor}" for minor in range(30) if f"3.{minor}" in SpecifierSet(">=3.11,<3.14")]
+SYSTEMS = {
+    "linux": {"sys_platform": "linux", "platform_machine": "x86_64", "platform_system": "Linux"},
+    "mac": {"sys_platform": "darwin", "platform_machine": "arm64", "platform_system": "Darwin"},
+}
+
+PAPER = {"schedules", "grids", "transfer", "gradient", "solvers", "plans", "sampling", "noise"}
+"""The modules that are the paper; `flow` belongs to them, with an integrator of its own."""
+OWNERS = {
+    "hydra": {"run.py", "pndm/config.py"},
+    "hydra_plugins": {"run.py", "pndm/config.py"},
+    "omegaconf": {"run.py", "pndm/config.py"},
+    "wandb": {"pndm/tracking.py"},
+    "torch_fidelity": {"pndm/evaluation.py"},
+}
+"""Packages that only these files import."""
+
+
+def relative(paths):
+    return sorted(path.relative_to(ROOT).as_posix() for path in paths)
+
+
+def tracked():
+    """The files under version control; none where this is no clone."""
+    try:
+        done = subprocess.run(
+            ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    return [name for name in done.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+PACKAGE = relative((ROOT / "pndm").rglob("*.py"))
+CODE = [*PACKAGE, "run.py", *relative((ROOT / "experiments").rglob("*.py"))]
+
+
+# One set of versions
+
+
+def test_pythons():
+    """pyproject, the Makefile, environment.yml and ruff agree on the Pythons."""
+    assert PROJECT["requires-python"] == ">=3.11,<3.14"
+    makefile = (ROOT / "Makefile").read_text()
+    named = re.search(r"^PYTHON = python3 (.*)$", makefile, re.MULTILINE)[1].split()
+    assert sorted(named) == [f"python{version}" for version in PYTHONS]
+    assert "(3, 11) <= sys.version_info[:2] <= (3, 13)" in makefile
+
+
+def test_versions():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert pndm.__version__ == PROJECT["version"] == citation["version"]
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("python", PYTHONS)
+def test_the_lock_pins_what_pyproject_asks_for(python, system):
+    """Every requirement has one version there, which satisfies it."""
+    machine = SYSTEMS[system] | {"python_version": python, "python_full_version": f"{python}.5"}
+    pins = {}
+    for line in (ROOT / "requirements.lock").read_text().splitlines():
+        pin = Requirement(line)
+        (exact,) = pin.specifier
+        assert exact.operator == "==", line
+        if pin.marker is None or pin.marker.evaluate(machine):
+            assert canonicalize_name(pin.name) not in pins, line
+            pins[canonicalize_name(pin.name)] = exact.version
+    for text in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]:
+        asked = Requirement(text)
+        assert asked.specifier.contains(pins.get(asked.name, ""), prereleases=True), text
+
+
+def test_environment_yml_installs_the_lock():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    python, pip, installs = environment["dependencies"]
+    assert (python.removeprefix("python=") in PYTHONS, pip) == (True, "pip")
+    assert installs == {"pip": ["--constraint requirements.lock", "--editable .[test]"]}
+    assert "--constraint requirements.lock --editable '.[test]'" in (ROOT / "Makefile").read_text()
+
+
+# The import walls
+
+
+def imports(name):
+    """The dotted names that a file imports, in functions too; of `from a import b`, a.b."""
+    package = name.removesuffix(".py").split("/")[:-1]
+    for node in ast.walk(ast.parse((ROOT / name).read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            module = [*above, *([node.module] if node.module else [])]
+            yield from (".".join([*module, alias.name]) for alias in node.names)
+
+
+@pytest.mark.parametrize("module", sorted(PAPER | {"flow"}))
+def test_the_paper_needs_torch_alone(module):
+    outside = {"torchode"} if module == "flow" else set()
+    for name in imports(f"pndm/{module}.py"):
+        top, *rest = name.split(".")
+        if top == "pndm":
+            assert rest and rest[0] in PAPER | {"flow"}, f"it imports {name}"
+        else:
+            assert top in {"torch"} | outside | sys.stdlib_module_names, f"it imports {name}"
+
+
+@pytest.mark.parametrize("name", CODE)
+def test_each_wall_has_its_doors(name):
+    for imported in imports(name):
+        top = imported.split(".")[0]
+        assert name in OWNERS.get(top, {name}), f"it imports {imported}"
+        if name.startswith("pndm/"):
+            assert top not in ("experiments", "conf", "run", "tests"), f"it imports {imported}"
+
+
+@pytest.mark.parametrize("module", ["pndm", "pndm.config"])
+def test_imports_without_torch(module):
+    """So a typo is answered at once."""
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_no_module_for_leftovers():
+    assert not [name for name in tracked() if Path(name).name == "utils.py"]
+
+
+# Docstrings, and nothing local
+
+
+@pytest.mark.parametrize("name", PACKAGE)
+def test_what_is_public_is_described(name):
+    tree = ast.parse((ROOT / name).read_text())
+    public = [
+        node
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+    ]
+    silent = [node.name for node in public if not ast.get_docstring(node)]
+    assert not silent
+    assert ast.get_docstring(tree) or not tree.body, "the module has no docstring"
+
+
+LOCAL = re.compile(r"(?<![\w.\-])/(?:work|opt|root)/")
+REGISTRY = re.compile(r"pypi[.]org|pythonhosted[.]org|npmjs[.](?:org|com)|deb[.]debian[.]org")
+
+
+@pytest.mark.parametrize("name", tracked())
+def test_nothing_names_a_machine(name):
+    """No path of the machine it was written on, and no package registry."""
+    try:
+        text = (ROOT / name).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        pytest.skip("not text")
+    for pattern in (LOCAL, REGISTRY):
+        assert not pattern.search(text), pattern.search(text)
+
+
+# The tests' own walls
+
+
+def test_tests_are_unplugged():
+    with pytest.raises(OSError, match="do not use the network"):
+        socket.create_connection(("example.org", 80), timeout=1)
+    with pytest.raises(OSError, match="do not use the network"):
+        socket.create_connection(("192.0.2.1", 80), timeout=1)
