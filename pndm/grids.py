@@ -39,9 +39,9 @@ def trailing(steps: int, schedule: Schedule) -> list[float]:
 
 def quadratic(steps: int, schedule: Schedule) -> list[float]:
     """0.8·T·(i/(N−1))², real: DDIM's grid for Cifar10, without its rounding collisions."""
-    if steps == 1:
-        return [schedule.timesteps - 1]
-    return [0.8 * schedule.timesteps * (i / (steps - 1)) ** 2 for i in range(steps)]
+    last = schedule.timesteps - 1
+    first = min(0.8 * schedule.timesteps, last)
+    return [first * (i / (steps - 1)) ** 2 for i in range(steps)] if steps > 1 else [last]
 
 
 def uniform_lambda(steps: int, schedule: Schedule) -> list[float]:
@@ -88,11 +88,11 @@ def times(grid: Grid, steps: int | None, schedule: Schedule) -> tuple[float, ...
     if isinstance(grid, str):
         if grid not in GRIDS:
             raise ValueError(f"no grid {grid!r}: use {', '.join(GRIDS)}, or a list of times")
-        if not isinstance(steps, int) or not 1 <= steps <= schedule.timesteps:
+        if type(steps) is not int or not 1 <= steps <= schedule.timesteps:
             raise ValueError(
                 f"steps is {steps}, but must be a whole number from 1 to {schedule.timesteps}"
             )
-        if steps > 1 and GRIDS[grid] in (uniform_lambda, karras):
+        if GRIDS[grid] in (uniform_lambda, karras):
             schedule.time_at(schedule.log_alpha_bar(0))  # refuses a clock without an inverse
         return (*(float(t) for t in reversed(GRIDS[grid](steps, schedule))), -1.0)
 

@@ -1,6 +1,7 @@
 """Random numbers that depend on an image's seed alone, not on the batch or on what ran before."""
 
 import hashlib
+import operator
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -35,7 +36,8 @@ def derive_seed(purpose: str, *numbers: int) -> int:
 
 
 def check_seed(seed: int) -> int:
-    """The seed, if it is one that torch takes; ValueError otherwise."""
+    """The seed as an int, if torch takes it; ValueError otherwise."""
+    seed = operator.index(seed)
     if not 0 <= seed < 2**63:
         raise ValueError(f"seed {seed} must lie between 0 and 2**63 - 1")
     return seed

@@ -48,6 +48,10 @@ class Schedule(ABC):
     convention: Convention
     min_alpha_bar: float
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_alpha_bar < 1:
+            raise ValueError(f"min_alpha_bar is {self.min_alpha_bar}, but must lie in [0, 1)")
+
     @abstractmethod
     def log_alpha_bar(self, t: float) -> float:
         """log ᾱ(t) in float64."""
@@ -139,6 +143,13 @@ class VP(Schedule):
     beta_start: float
     beta_end: float
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.timesteps < 1 or not (0 < self.beta_start < 1 and 0 < self.beta_end < 1):
+            raise ValueError(
+                f"{self.name}: timesteps must be 1 at least, and every β between 0 and 1"
+            )
+
     def log_alpha_bar(self, t: float) -> float:
         self.check(t)
         s = (t + 1) / self.timesteps
@@ -170,11 +181,9 @@ def from_betas(
     """
     betas = tuple(betas)
     if not betas or not all(0 < beta < 1 for beta in betas):
-        raise ValueError(f"{name}: every β must lie strictly between 0 and 1")
+        raise ValueError(f"{name}: every β must lie strictly between 0 and 1, one at least")
     if convention not in get_args(Convention):
         raise ValueError(f"no convention {convention!r}: use {', '.join(get_args(Convention))}")
-    if not 0 <= min_alpha_bar < 1:
-        raise ValueError(f"min_alpha_bar is {min_alpha_bar}, but must lie in [0, 1)")
     floor = min_alpha_bar if convention == "aligned" else 0.0
     table = tuple(accumulate(math.log1p(-beta) for beta in betas))
     return Table(name, len(betas), convention, floor, table)

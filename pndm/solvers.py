@@ -20,6 +20,14 @@ class Solver:
     gradient: Gradient
     starters: tuple[Gradient, ...] = ()
 
+    def __post_init__(self) -> None:
+        for step, part in enumerate((*self.starters, self.gradient)):
+            if len(part.past) > step:
+                raise ValueError(
+                    f"{self.name}: {part.name} looks back {len(part.past)} steps in step {step}: "
+                    "give it as many starters"
+                )
+
     def part(self, step: int) -> Gradient:
         """The gradient part of step `step` (from 0), were the network known everywhere."""
         return self.starters[step] if step < len(self.starters) else self.gradient

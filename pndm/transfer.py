@@ -81,7 +81,7 @@ class Pseudo:
 
     def move(self, t: Node, s: Node) -> Move:
         scale, gain = phi(t.alpha_bar, s.alpha_bar)
-        if self.eta == 0 or s.time < 0:
+        if self.eta == 0:
             return Move(scale, gain)
         sigma = self.eta * posterior_deviation(t, s)
         left = 1 - s.alpha_bar
@@ -116,7 +116,10 @@ class ReleasedClassical:
     clip: float | None = None
 
     def keep(self, here: Node, start: Node) -> Keep:
-        scale, gain = phi(start.alpha_bar, min(start.alpha_bar * math.exp(-start.slope), 1.0))
+        before = start.alpha_bar * math.exp(-start.slope)
+        if before > 1 - 1e-12:  # 1 but for rounding, which √(1−ᾱ) would magnify
+            before = 1.0
+        scale, gain = phi(start.alpha_bar, before)
         if here == start:
             return Keep(scale - 1, gain)
         return Keep(0.0, gain, scale - 1)

@@ -1,0 +1,92 @@
+"""Noise: an image's numbers depend on its seed alone."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import pndm
+from pndm.noise import derive_seed, initial_noise, step_noise
+
+SHAPE = (3, 4, 4)
+
+
+def test_shape_and_type():
+    x = pndm.initial_noise(seeds=range(5), shape=SHAPE)
+    assert x.shape == (5, *SHAPE) and x.dtype == torch.float32 and x.device.type == "cpu"
+    z = step_noise(range(5), SHAPE)(3)
+    assert z.shape == (5, *SHAPE) and z.dtype == torch.float32 and z.device.type == "cpu"
+
+
+@settings(max_examples=25)
+@given(st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=6), st.integers(0, 50))
+def test_an_image_depends_on_its_seed_alone(seeds, row):
+    together = initial_noise(seeds, SHAPE)
+    noise = step_noise(seeds, SHAPE)(row)
+    for i, seed in enumerate(seeds):
+        assert torch.equal(together[i], initial_noise([seed], SHAPE)[0])
+        assert torch.equal(noise[i], step_noise([seed], SHAPE)(row)[0])
+
+
+def test_batches_are_bit_identical():
+    whole = initial_noise(range(64), SHAPE)
+    for size in (1, 7, 64):
+        parts = [initial_noise(range(64)[i : i + size], SHAPE) for i in range(0, 64, size)]
+        assert torch.equal(torch.cat(parts), whole)
+
+
+def test_neither_reads_nor_moves_the_global_generator():
+    torch.manual_seed(1)
+    first, state = initial_noise([3], SHAPE), torch.get_rng_state()
+    step_noise([3], SHAPE)(0)
+    torch.manual_seed(2)
+    assert torch.equal(initial_noise([3], SHAPE), first)
+    torch.manual_seed(1)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_rows_may_come_in_any_order_and_differ():
+    noise = step_noise([7, 8], SHAPE)
+    rows = {i: noise(i) for i in (4, 0, 2)}
+    assert all(torch.equal(step_noise([7, 8], SHAPE)(i), z) for i, z in rows.items())
+    draws = [*rows[0], *rows[2], *rows[4], *initial_noise([7, 8], SHAPE)]
+    flat = torch.stack(draws).flatten(1)
+    assert len({tuple(row.tolist()) for row in flat}) == len(draws)
+
+
+def test_seeds_of_every_integer_type():
+    for seeds in (np.arange(3), torch.arange(3), (0, 1, 2), iter([0, 1, 2])):
+        assert torch.equal(initial_noise(seeds, SHAPE), initial_noise(range(3), SHAPE))
+    for seeds in (np.arange(3), torch.arange(3), (0, 1, 2), iter([0, 1, 2])):
+        assert torch.equal(step_noise(seeds, SHAPE)(5), step_noise(range(3), SHAPE)(5))
+
+
+def test_noise_is_standard_normal():
+    """Mean 0, variance 1, no correlation of neighbouring seeds or rows, at five deviations."""
+    size = 4096
+    sets = [
+        initial_noise(range(8), (size,)),
+        torch.cat([step_noise([0], (size,))(i) for i in range(8)]),
+    ]
+    for x in sets:
+        assert x.mean(1).abs().max() < 5 / math.sqrt(size)
+        assert (x.var(1) - 1).abs().max() < 5 * math.sqrt(2 / size)
+        assert (torch.corrcoef(x) - torch.eye(8)).abs().max() < 5 / math.sqrt(size)
+
+
+def test_derived_seeds():
+    seeds = {derive_seed(p, i, j) for p in ("a", "b") for i in range(30) for j in range(30)}
+    assert len(seeds) == 1800 and all(0 <= seed < 2**63 for seed in seeds)
+    assert derive_seed("a", 1, 23) != derive_seed("a", 12, 3)
+    assert derive_seed("step noise", 0, 0) == derive_seed("step noise", 0, 0)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+@pytest.mark.parametrize("make", [initial_noise, step_noise])
+def test_seeds_outside_are_refused_in_one_line(make, seed):
+    with pytest.raises(ValueError, match="between 0 and") as error:
+        make([0, seed], SHAPE)
+    assert "\n" not in str(error.value)
