@@ -1,3 +1,190 @@
-"""The weights that are known by name."""
+"""The weights that are known by name: where they come from, and what they were trained for.
 
-from pndm.models.architectures import ARCHITECTURES as ARCHITECTURES
+Nothing here imports torch, so that a configuration can be checked at once. The files are those
+of Ho et al. 2020 (converted to torch by pesser/pytorch_diffusion), of Song et al. 2021
+(ermongroup/ddim, yang-song/score_sde_pytorch), of Nichol & Dhariwal 2021
+(openai/improved-diffusion), and of the paper's authors (luping-liu/PNDM).
+"""
+
+import difflib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pndm.models.architectures import ARCHITECTURES, Architecture
+
+__all__ = ["ARCHITECTURES", "WEIGHTS", "Architecture", "CheckpointError", "Weights", "find"]
+
+Format = Literal["ddpm", "ermongroup", "diffusers", "iddpm", "score_sde", "pndm"]
+"""Whose file it is: how tensors are packed in it, and by which names."""
+
+
+class CheckpointError(ValueError):
+    """Weights that cannot be used; one line that says what is wrong and what to do."""
+
+
+def home() -> Path:
+    """The folder of fetched files: PNDM_HOME, or ~/.cache/pndm."""
+    return Path(os.environ.get("PNDM_HOME") or "~/.cache/pndm").expanduser()
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One file of weights.
+
+    It comes from `url` (a file, or a folder of Google Drive that holds it; empty: it ships with
+    this package) and is kept as `file`, publisher first, in the folder of fetched files. `ema`
+    says whether it holds the moving average of the training, as published results do; None
+    where the publisher does not say. `schedule` with `timesteps` is what the network was
+    trained on, and `variance` what its authors' ancestral sampler adds. `md5` where one is
+    published; `megabytes` as a person would be told.
+    """
+
+    name: str
+    architecture: str
+    dataset: str
+    format: Format
+    url: str = ""
+    file: str = ""
+    ema: bool | None = True
+    md5: str | None = None
+    megabytes: int | None = None
+    schedule: Literal["linear", "cosine", "vp"] = "linear"
+    timesteps: int = 1000
+    variance: Literal["small", "large", "learned"] | None = None
+
+    @property
+    def path(self) -> Path:
+        """Where the file is, or is to be put."""
+        if not self.url:
+            return Path(__file__).parent / "weights" / f"{self.name}.safetensors"
+        return home() / "weights" / self.file
+
+    @property
+    def present(self) -> bool:
+        """Whether the file is there; whether it is right, `pndm.models.files.verify` says."""
+        return self.path.is_file()
+
+    def require(self) -> Path:
+        """The path of the file; CheckpointError with what to fetch and where to put it."""
+        if self.present:
+            return self.path
+        if not self.url:
+            raise CheckpointError(
+                f"{self.path} is missing from this installation: make it with python -m "
+                f"pndm.train dataset={self.dataset} schedule={self.schedule}, or install again"
+            )
+        raise CheckpointError(
+            f"the weights {self.name} are not here: run python -m pndm.models fetch {self.name}, "
+            f"or get {self.page} and put it at {self.path}"
+        )
+
+    @property
+    def page(self) -> str:
+        """What a person opens to get the file."""
+        folder = "/folders/" in self.url
+        return f"{Path(self.file).name} from {self.url}" if folder else self.url
+
+
+def _heibox(key: str) -> str:
+    return f"https://heibox.uni-heidelberg.de/f/{key}/?dl=1"
+
+
+def _drive(kind: str, key: str) -> str:
+    return f"https://drive.google.com/{kind}/{key}"
+
+
+def _hub(repository: str) -> str:
+    return f"https://huggingface.co/{repository}/resolve/main/diffusion_pytorch_model.bin"
+
+
+_OPENAI = "https://openaipublic.blob.core.windows.net/diffusion/march-2021/"
+_PRUNING = "https://github.com/VainF/Diff-Pruning/releases/download/v0.0.1/"
+_AUTHORS = _drive("drive/folders", "1leEpziaPdYlshzB4QALY5pL7Snw8XM28")
+
+_DIGITS = ("digits", "pndm")
+_CIFAR10 = ("ddpm_cifar10", "cifar10")
+_CELEBA = ("ddim_celeba", "celeba")
+_BEDROOM = ("ddpm_lsun_bedroom", "lsun_bedroom")
+_CHURCH = ("ddpm_lsun_church", "lsun_church")
+_IDDPM = ("iddpm_cifar10", "cifar10")
+_RELEASED = ("iddpm_cifar10_released", "cifar10")
+_PF = ("pf_cifar10", "cifar10")
+_PF_DEEP = ("pf_deep_cifar10", "cifar10")
+
+# fmt: off
+_ALL = (
+    Weights("digits_linear", "digits_linear", *_DIGITS),
+    Weights("digits_cosine", "digits_cosine", *_DIGITS, schedule="cosine"),
+    Weights("ddpm_cifar10", *_CIFAR10, "ddpm",
+            _heibox("2e4f01e2d9ee49bab1d5"), "pesser/ema_cifar10-790000.ckpt", variance="large",
+            md5="1fa350b952534ae442b1d5235cce5cd3", megabytes=143),
+    Weights("ddpm_cifar10_nonema", *_CIFAR10, "ddpm",
+            _heibox("869980b53bf5416c8a28"), "pesser/cifar10-790000.ckpt", variance="large",
+            md5="82ed3067fd1002f5cf4c339fb80c4669", megabytes=143, ema=False),
+    Weights("ddpm_lsun_bedroom", *_BEDROOM, "ddpm",
+            _heibox("b95206528f384185889b"), "pesser/ema_lsun_bedroom-2388000.ckpt",
+            variance="small", md5="1921fa46b66a3665e450e42f36c2720f", megabytes=455),
+    Weights("ddpm_lsun_church", *_CHURCH, "ddpm",
+            _heibox("44ccb50ef3c6436db52e"), "pesser/ema_lsun_church-4432000.ckpt",
+            variance="small", md5="fdc68a23938c2397caba4a260bc2445f", megabytes=455),
+    Weights("ddim_celeba", *_CELEBA, "ermongroup",
+            _drive("file/d", "1R_H-fJYXSH79wfSKs9D-fuKQVan5L-GR"), "ermongroup/celeba.ckpt",
+            variance="large"),
+    Weights("iddpm_cifar10", *_IDDPM, "iddpm",
+            f"{_OPENAI}cifar10_uncond_50M_500K.pt", "openai/cifar10_uncond_50M_500K.pt",
+            ema=None, schedule="cosine", timesteps=4000, variance="learned"),
+    # The same file as the authors' code runs it: on the cosine schedule of 1000 times, whose
+    # time j it tells the network as it is. That noise was trained with j + 3/4.
+    Weights("iddpm_cifar10_released", *_RELEASED, "iddpm",
+            f"{_OPENAI}cifar10_uncond_50M_500K.pt", "openai/cifar10_uncond_50M_500K.pt",
+            ema=None, schedule="cosine", variance="learned"),
+    Weights("pf_cifar10", *_PF, "score_sde",
+            _drive("drive/folders", "1RHNxW1qY-mTr0JMAE5t4V181Hi_aVWXK"),
+            "score_sde/vp/cifar10_ddpm_continuous/checkpoint_8.pth", schedule="vp"),
+    Weights("pf_cifar10_discrete", *_PF, "score_sde",
+            _drive("drive/folders", "1zDKcy3xbsN3F4AfyB_DfY_1oho89iKcf"),
+            "score_sde/vp/cifar10_ddpm/checkpoint_26.pth", variance="large"),
+    Weights("pf_deep_cifar10", *_PF_DEEP, "score_sde",
+            _drive("drive/folders", "1ZMLBiu9j7-rpdTQu8M2LlHAEQq4xRYrj"),
+            "score_sde/vp/cifar10_ddpmpp_deep_continuous/checkpoint_8.pth", schedule="vp"),
+    Weights("ddpm_cifar10_pruning", *_CIFAR10, "diffusers",
+            f"{_PRUNING}ddpm_ema_cifar10.zip", "vainf/ddpm_ema_cifar10.zip", variance="large"),
+    Weights("ddpm_cifar10_nonema_hub", *_CIFAR10, "diffusers",
+            _hub("google/ddpm-cifar10-32"), "google/ddpm-cifar10-32.bin", ema=False,
+            variance="large"),
+    Weights("ddpm_lsun_bedroom_hub", *_BEDROOM, "diffusers",
+            _hub("google/ddpm-ema-bedroom-256"), "google/ddpm-ema-bedroom-256.bin",
+            variance="small"),
+    Weights("ddpm_lsun_church_hub", *_CHURCH, "diffusers",
+            _hub("google/ddpm-ema-church-256"), "google/ddpm-ema-church-256.bin",
+            variance="small"),
+    Weights("ddpm_cifar10_authors", *_CIFAR10, "ddpm",
+            _AUTHORS, "authors/ddim_cifar10.ckpt", ema=None),
+    Weights("ddim_celeba_authors", *_CELEBA, "ddpm",
+            _AUTHORS, "authors/ddim_celeba.ckpt", ema=None),
+    Weights("ddpm_lsun_bedroom_authors", *_BEDROOM, "ddpm",
+            _AUTHORS, "authors/ddim_lsun_bedroom.ckpt", ema=None),
+    Weights("ddpm_lsun_church_authors", *_CHURCH, "ddpm",
+            _AUTHORS, "authors/ddim_lsun_church.ckpt", ema=None),
+    Weights("iddpm_cifar10_authors", *_RELEASED, "iddpm",
+            _AUTHORS, "authors/iddpm_cifar10.ckpt", ema=None, schedule="cosine"),
+    Weights("pf_cifar10_authors", *_PF, "score_sde",
+            _AUTHORS, "authors/pf_cifar10.ckpt", ema=None),
+    Weights("pf_deep_cifar10_authors", *_PF_DEEP, "score_sde",
+            _AUTHORS, "authors/pf_deep_cifar10.ckpt", ema=None),
+)
+# fmt: on
+
+WEIGHTS = {weights.name: weights for weights in _ALL}
+"""Every file of weights by name."""
+
+
+def find(name: str) -> Weights:
+    """The weights of that name, whether their file is there or not; CheckpointError if unknown."""
+    if name in WEIGHTS:
+        return WEIGHTS[name]
+    close = difflib.get_close_matches(name, WEIGHTS, n=1)
+    hint = f", did you mean {close[0]}?" if close else ""
+    raise CheckpointError(f"no weights are called {name}{hint}; there are {', '.join(WEIGHTS)}")
