@@ -1,7 +1,6 @@
 """The repository itself: one set of versions, the import walls, docstrings, nothing local."""
 
 import ast
-import importlib.util
 import re
 import socket
 import subprocess
