@@ -36,6 +36,7 @@ def main() -> None:
         return job()
     try:
         runs = config.cells(overrides, multirun=len(overrides) < len(arguments))
+        config.require_weights(runs)
         if len(runs) > 1:
             os.environ[SWEEP] = time.strftime("%Y%m%d-%H%M%S")
         job()

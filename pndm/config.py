@@ -5,7 +5,8 @@ Nothing here imports torch, so that a typo is answered at once.
 
 import dataclasses
 import difflib
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -181,6 +182,7 @@ def compose_train(arguments: list[str]) -> Train:
         if name not in train.dataset.models:
             raise ConfigError(f"{_no_model(train.dataset, name)}, or give architecture=NAME")
         train = dataclasses.replace(train, architecture=train.dataset.models[name])
+    train = dataclasses.replace(train, schedule=_timesteps(train.schedule))
     _one_of("architecture", train.architecture, tuple(ARCHITECTURES))
     if train.output is None:
         name = train.architecture + ("_holdout" if train.holdout else "")
@@ -195,8 +197,11 @@ def compose_train(arguments: list[str]) -> Train:
 def validate(run: Run) -> Run:
     """A run with its choices made (weights, spellings); ConfigError if it cannot be made."""
     from pndm.grids import times
+    from pndm.models.registry import WEIGHTS
 
-    timesteps = run.schedule.get("timesteps", 1000)
+    model = _model(run)
+    settings = _timesteps(run.schedule, WEIGHTS.get(model.name))
+    timesteps = settings["timesteps"]
     grid = list(run.grid) if isinstance(run.grid, (list, tuple)) else run.grid
     if isinstance(grid, list):
         run = dataclasses.replace(run, steps=len(grid) - 1)
@@ -221,10 +226,21 @@ def validate(run: Run) -> Run:
     except (TypeError, ValueError) as error:
         raise ConfigError(f"solver {run.solver['name']}: {error}") from None
     try:
-        times(grid, run.steps, schedule(run.schedule, run.convention))
+        with warnings.catch_warnings(action="ignore"):  # told when it is run
+            times(grid, run.steps, schedule(settings, run.convention))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"schedule={run.schedule['name']} grid={run.grid}: {error}") from None
-    return dataclasses.replace(run, grid=grid, fid=fid, save_images=save_images, model=_model(run))
+    return dataclasses.replace(
+        run, schedule=settings, model=model, grid=grid, fid=fid, save_images=save_images
+    )
+
+
+def require_weights(runs: Iterable[Run]) -> None:
+    """CheckpointError, saying what to fetch and where to put it, if weights are missing."""
+    from pndm.models.registry import find
+
+    for name in {run.model.name for run in runs if run.model.checkpoint is None}:
+        find(name).require()
 
 
 def schedule(settings: dict[str, Any], convention: str = "aligned"):
@@ -246,6 +262,13 @@ def solver(settings: dict[str, Any]):
 
     settings = dict(settings)
     return SOLVERS[settings.pop("name")](**settings)
+
+
+def _timesteps(settings: dict[str, Any], weights: Any = None) -> dict[str, Any]:
+    """Schedule settings with the T that the weights were trained with, 1000 where unknown."""
+    known = weights.timesteps if weights else 1000
+    given = settings.get("timesteps")
+    return {**settings, "timesteps": known if given is None else given}
 
 
 def device(name: str) -> str:
@@ -415,7 +438,7 @@ def _typed(cfg: DictConfig) -> Any:
 
 def _model(run: Run) -> Model:
     """A checkpoint of one's own, weights by name, or those that (dataset, schedule) means."""
-    from pndm.models.registry import ARCHITECTURES
+    from pndm.models.registry import ARCHITECTURES, WEIGHTS
 
     model, name = run.model, run.schedule["name"]
     if model.checkpoint is not None:
@@ -434,7 +457,15 @@ def _model(run: Run) -> Model:
                 f"{_no_model(run.dataset, name)}: use one of these, "
                 "or model.checkpoint=FILE model.architecture=NAME"
             )
-        model = dataclasses.replace(model, name=run.dataset.models[name])
+        chosen = run.dataset.models[name]
+        if run.convention == "released" and f"{chosen}_released" in WEIGHTS:
+            chosen = f"{chosen}_released"
+        return dataclasses.replace(model, name=chosen)
+    weights = WEIGHTS[model.name]
+    if weights.schedule != name:
+        raise ConfigError(
+            f"model={model.name} was trained on schedule={weights.schedule}, not on {name}"
+        )
     return model
 
 

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from pndm import config, evaluation, images, records
 from pndm.tracking import Mirror
-from pndm.worker import SHARD, Job, make_features, make_images, missing
+from pndm.worker import Job, make_features, make_images, missing
 
 SCHEMA = 1
 """Version of the record's keys."""
@@ -133,7 +133,7 @@ def blocks(job: Job, extractor: evaluation.Extractor) -> list[evaluation.Statist
     edges = [samples * i // count for i in range(count + 1)]
     sums: list[evaluation.Statistics | None] = [None] * count
     for shard in range(job.shards):
-        arrays, first = job.features(extractor).load(shard) or {}, shard * SHARD
+        arrays, first = job.features(extractor).load(shard) or {}, job.first(shard)
         for i in range(count):
             part = arrays["features"][max(edges[i] - first, 0) : max(edges[i + 1] - first, 0)]
             if len(part):

@@ -35,7 +35,7 @@ class Mirror:
         trace: TracebackType | None,
     ) -> None:
         if self.run is not None:
-            self._try(lambda: self.run.finish(exit_code=0 if kind is None else 1, quiet=True))
+            self._try(lambda: self.run.finish(exit_code=0 if kind is None else 1))
 
     def log(self, metrics: Mapping[str, Any]) -> None:
         """Add these to the run's history and summary."""

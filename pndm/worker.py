@@ -66,10 +66,15 @@ class Job:
         """The number of shards that hold all images."""
         return -(-self.cfg.samples // SHARD)
 
+    def first(self, shard: int) -> int:
+        """The index of a shard's first image."""
+        return shard * SHARD
+
     def seeds(self, shard: int) -> range:
         """The seeds of a shard's images."""
-        first = self.cfg.seed * SEED_SETS
-        return range(first + shard * SHARD, first + min((shard + 1) * SHARD, self.cfg.samples))
+        start = self.cfg.seed * SEED_SETS
+        end = min(self.first(shard + 1), self.cfg.samples)
+        return range(start + self.first(shard), start + end)
 
     @cached_property
     def weights(self) -> Path:

@@ -7,6 +7,7 @@ import pytest
 
 from pndm import config
 from pndm.grids import GRIDS
+from pndm.models.registry import WEIGHTS, CheckpointError
 from pndm.schedules import SCHEDULES
 from pndm.solvers import SOLVERS
 
@@ -69,7 +70,23 @@ def test_the_model_follows_dataset_and_schedule():
     runs = config.cells(["schedule=linear,cosine"], multirun=True)
     assert [run.model.name for run in runs] == ["digits_linear", "digits_cosine"]
     (run,) = config.cells(["dataset=cifar10", "schedule=cosine"])
-    assert run.model.name == "iddpm_cifar10"
+    assert (run.model.name, run.schedule["timesteps"]) == ("iddpm_cifar10", 4000)
+    (run,) = config.cells(["dataset=cifar10", "schedule=cosine", "convention=released"])
+    assert (run.model.name, run.schedule["timesteps"]) == ("iddpm_cifar10_released", 1000)
+
+
+def test_every_known_file_of_weights_is_a_model():
+    assert set(options("model")) == {"auto", *WEIGHTS}
+    for weights in WEIGHTS.values():
+        line = [f"model={weights.name}", f"dataset={weights.dataset}"]
+        (run,) = config.cells([*line, f"schedule={weights.schedule}"])
+        assert (run.model.name, run.schedule["timesteps"]) == (weights.name, weights.timesteps)
+
+
+def test_missing_weights_are_told_before_anything_is_written():
+    runs = config.cells(["dataset=digits,celeba"], multirun=True)
+    with pytest.raises(CheckpointError, match="fetch ddim_celeba.* put it at"):
+        config.require_weights(runs)
 
 
 def test_a_sweep_is_the_product_of_its_values():
@@ -104,6 +121,7 @@ WRONG = {
     "solver=null": "there are",
     "dataset=digit": "did you mean digits?",
     "model=foo": "there are auto",
+    "model=digits_cosine": "trained on schedule=cosine",
     "experiment=foo": "does not exist",
     "steps=0": "from 1 to 1000",
     "steps=1001": "from 1 to 1000",
@@ -142,7 +160,7 @@ def test_wrong_arguments_are_refused_in_one_line_that_names_the_cure(argument):
     with pytest.raises(config.ConfigError) as error:
         config.cells([argument])
     assert WRONG[argument] in str(error.value)
-    assert "\n" not in str(error.value) and len(str(error.value)) < 400
+    assert "\n" not in str(error.value) and len(str(error.value)) < 700
 
 
 @pytest.mark.parametrize(
