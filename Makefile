@@ -40,7 +40,7 @@ lint: .venv/complete
 	  echo 'pndm needs Python 3.11, 3.12 or 3.13 with its venv module, and none of these is one:' \
 	    '$(PYTHON). Name it: make PYTHON=/path/to/python3' >&2; exit 1; }
 	@rm -f $@
-	@echo 'Installing into .venv, which takes some minutes, once (make PIP_ARGS=-vv shows it) ...'
+	@echo 'Installing into .venv; the first time takes some minutes (PIP_ARGS=-vv shows it) ...'
 	@$(pip) install $(PIP_ARGS) --constraint requirements.lock --editable '.[test]'
 	@touch $@
 
