@@ -10,13 +10,18 @@ import torch
 import torchode
 from torch import Tensor
 
-from pndm.grids import Grid, times
+from pndm.grids import Grid, named, times
 from pndm.schedules import Schedule
 from pndm.solvers import ProbabilityFlow
 from pndm.transfer import Classical, phi
 
 MAX_STEPS = 10_000
 """Steps after which an integration counts as failed."""
+
+FAILED = (
+    f"the probability flow did not reach its end within {MAX_STEPS} steps, or met a number that "
+    "is not finite: check the network, or raise solver.rtol and solver.atol"
+)
 
 
 @torch.no_grad()
@@ -34,25 +39,30 @@ def integrate(
     FloatingPointError where an integration does not reach its end.
     """
     if isinstance(grid, str):
+        named(grid)
         start, end = float(schedule.timesteps - 1), -1.0
     else:
         nodes = times(grid, None, schedule)
         start, end = nodes[0], nodes[-1]
-    count, shape = len(x_T), x_T.shape[1:]
     classical = Classical()
 
+    def evaluate(t: Tensor, x: Tensor) -> Tensor:
+        e = denoiser(x.view(x_T.shape).to(x_T.dtype), t)
+        if e.shape != x_T.shape:
+            raise ValueError(
+                f"the denoiser returned shape {tuple(e.shape)} for x of shape {tuple(x_T.shape)}"
+            )
+        return e.to(x).flatten(1)
+
     def slope(t: Tensor, x: Tensor) -> Tensor:
+        if not t.isfinite().all():  # an error norm that was not finite made this step
+            raise FloatingPointError(FAILED)
         nodes = [schedule.node(s) for s in t.tolist()]
         keeps = x.new_tensor([classical.keep(node, node)[:2] for node in nodes])
-        e = denoiser(x.unflatten(1, shape), t)
-        if e.shape[1:] != shape:
-            raise ValueError(
-                f"the denoiser returned shape {tuple(e.shape)} for {tuple(x_T.shape)}"
-            )
-        return keeps[:, :1] * x + keeps[:, 1:] * e.to(x).flatten(1)
+        return keeps[:, :1] * x + keeps[:, 1:] * evaluate(t, x)
 
     clock = torch.promote_types(x_T.dtype, torch.float32)
-    begin = torch.full((count,), start, dtype=clock, device=x_T.device)
+    begin = torch.full((len(x_T),), start, dtype=clock, device=x_T.device)
     stop = torch.full_like(begin, max(end, 0.0))
     term = torchode.ODETerm(slope)
     method = torchode.Dopri5(term=term)
@@ -63,15 +73,12 @@ def integrate(
     )
     solution = adjoint.solve(problem)
     if not (solution.status == 0).all() or not solution.ys.isfinite().all():
-        raise FloatingPointError(
-            f"the probability flow did not reach its end within {MAX_STEPS} steps: "
-            "raise solver.rtol and solver.atol"
-        )
-    x = solution.ys[:, 0].unflatten(1, shape).to(x_T.dtype)
+        raise FloatingPointError(FAILED)
+    x = solution.ys[:, 0]
     nfe = 2 + 6 * solution.stats["n_steps"]  # two for the first step size; then first-same-as-last
     if end < 0:
         now = schedule.node(max(end, 0.0))
         scale, gain = phi(now.alpha_bar, schedule.node(end).alpha_bar)
-        x = scale * x + gain * denoiser(x, stop).to(x)
+        x = scale * x + gain * evaluate(stop, x)
         nfe = nfe + 1
-    return x, nfe
+    return x.view(x_T.shape).to(x_T.dtype), nfe

@@ -79,6 +79,13 @@ GRIDS: dict[str, Callable[[int, Schedule], list[float]]] = {
 """The grids by name: (N, schedule) to N ascending times."""
 
 
+def named(grid: str) -> Callable[[int, Schedule], list[float]]:
+    """The grid of that name; ValueError where there is none."""
+    if grid not in GRIDS:
+        raise ValueError(f"no grid {grid!r}: use {', '.join(GRIDS)}, or a list of times")
+    return GRIDS[grid]
+
+
 def times(grid: Grid, steps: int | None, schedule: Schedule) -> tuple[float, ...]:
     """The N+1 descending times [t_0, …, t_N] of a named grid, or a list of them, checked.
 
@@ -86,15 +93,14 @@ def times(grid: Grid, steps: int | None, schedule: Schedule) -> tuple[float, ...
     leaves [−1, T−1], stands below 0 before its end, or disagrees with `steps`.
     """
     if isinstance(grid, str):
-        if grid not in GRIDS:
-            raise ValueError(f"no grid {grid!r}: use {', '.join(GRIDS)}, or a list of times")
+        make = named(grid)
         if type(steps) is not int or not 1 <= steps <= schedule.timesteps:
             raise ValueError(
                 f"steps is {steps}, but must be a whole number from 1 to {schedule.timesteps}"
             )
-        if GRIDS[grid] in (uniform_lambda, karras):
+        if make in (uniform_lambda, karras):
             schedule.time_at(schedule.log_alpha_bar(0))  # refuses a clock without an inverse
-        return (*(float(t) for t in reversed(GRIDS[grid](steps, schedule))), -1.0)
+        return (*(float(t) for t in reversed(make(steps, schedule))), -1.0)
 
     nodes = tuple(float(t) for t in grid)
     if len(nodes) < 2 or any(not t > s for t, s in pairwise(nodes)):

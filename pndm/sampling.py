@@ -55,10 +55,11 @@ def execute(
     clock = torch.tensor(
         plan.times, dtype=torch.promote_types(x_T.dtype, torch.float32), device=x_T.device
     )
+    times = clock[:, None].expand(-1, len(x_T)).unbind()
     base = point = x_T
     kept: dict[int, Tensor] = {}
-    for i, row in enumerate(plan.rows):
-        e = denoiser(point, clock[i].expand(len(x_T)))
+    for i, (row, t) in enumerate(zip(plan.rows, times, strict=True)):
+        e = denoiser(point, t)
         if e.shape != x_T.shape:
             raise ValueError(
                 f"evaluation {i} at time {row.time:g}: the denoiser returned shape "

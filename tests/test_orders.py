@@ -24,7 +24,7 @@ WEIGHTS = np.array([0.3, 0.4, 0.3])
 MIXTURE = Mixture(vp(), *map(torch.from_numpy, (MEANS, VARIANCES, WEIGHTS)))
 IMAGES = normal(8, 2)
 
-FINE, COARSE = (320, 480, 640), (80, 160, 320)
+FINE, COARSE = (320, 400, 480), (80, 160, 320)
 EXPECTED = {  # order, its tolerance, the steps of the regression
     "ddim": (1, 0.1, FINE),
     "s_pndm": (2, 0.15, FINE),
@@ -84,19 +84,18 @@ def order(counts, found):
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_order(name, reference, record_property):
+def test_order(name, reference):
     expected, tolerance, counts = EXPECTED[name]
     exact, uncertain = reference
     found = errors(name, counts, exact)
     assert uncertain <= 0.01 * min(found)
     assert found == sorted(found, reverse=True)
-    record_property("errors", found)
     assert order(counts, found) == pytest.approx(expected, abs=tolerance)
 
 
 def test_reference_and_fon_meet(reference):
     """Two integrators that share no line agree to 1e-8."""
-    assert errors("fon", (640,), reference[0])[0] < 1e-8
+    assert errors("fon", (400,), reference[0])[0] < 2e-8
 
 
 def test_plms_wins_over_s_pndm_over_ddim(reference):
