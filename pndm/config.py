@@ -101,7 +101,7 @@ class Run:
     batch_size: int = MISSING
     device: str = MISSING
     precision: str = MISSING
-    processes: int = MISSING
+    processes: Any = MISSING
     fid: Any = MISSING
     save_images: Any = MISSING
     overwrite: bool = MISSING
@@ -215,10 +215,8 @@ def validate(run: Run) -> Run:
     _one_of("wandb.mode", run.wandb.mode, ("online", "offline", "disabled"))
     fid = _spelling("fid", run.fid)
     save_images = _spelling("save_images", run.save_images)
-    if run.processes != 1:
-        raise ConfigError(
-            f"processes={run.processes}: only one process is supported, use processes=1"
-        )
+    if run.processes != "auto" and (not isinstance(run.processes, int) or run.processes < 1):
+        raise ConfigError(f"processes={run.processes}: give a whole number of at least 1, or auto")
     _check_device(run.device)
 
     try:
@@ -283,6 +281,20 @@ def device(name: str) -> str:
 def as_yaml(run: Run) -> str:
     """The resolved configuration as YAML."""
     return OmegaConf.to_yaml(OmegaConf.structured(run))
+
+
+def load(path: Path) -> Run:
+    """The configuration that `as_yaml` wrote."""
+    return _typed(OmegaConf.merge(OmegaConf.structured(Run), OmegaConf.load(path)))
+
+
+def processes(run: Run) -> int:
+    """The number of processes of a run; `auto` is one for each graphics card."""
+    if run.processes != "auto":
+        return int(run.processes)
+    import torch
+
+    return max(1, torch.cuda.device_count())
 
 
 def from_hydra(cfg: DictConfig) -> Run:
@@ -394,7 +406,11 @@ def _set(cfg: DictConfig, override: Override) -> None:
     old, new = OmegaConf.select(cfg, key), override.value()
     if key.endswith(".name"):
         raise ConfigError(f"{override.input_line}: choose it by {key.removesuffix('.name')}=NAME")
-    if isinstance(old, (bool, int, float)) and key not in SPELLINGS and not _like(new, old):
+    if (
+        isinstance(old, (bool, int, float))
+        and key not in (*SPELLINGS, "processes")
+        and not _like(new, old)
+    ):
         raise ConfigError(f"{override.input_line}: give {WORDS[type(old)]}")
     try:
         OmegaConf.update(cfg, key, new)

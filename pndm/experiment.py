@@ -8,6 +8,8 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
+import shutil
 import sys
 import time
 import zipfile
@@ -19,10 +21,12 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from tqdm import tqdm
 
 from pndm import config, evaluation, images, records
+from pndm.processes import run_workers
 from pndm.tracking import Mirror
-from pndm.worker import Job, make_features, make_images, missing
+from pndm.worker import Job, missing, work
 
 SCHEMA = 1
 """Version of the record's keys."""
@@ -32,6 +36,12 @@ BLOCKS = 20
 
 PICTURE = 100
 """Images in the picture of samples."""
+
+LONG = 600
+"""Seconds from which a run on a CPU says beforehand how long it will take."""
+
+LARGE = 2**28
+"""Bytes from which a run says beforehand what its images will take."""
 
 
 def run(cfg: config.Run, sweep: str | None = None) -> Path:
@@ -51,13 +61,24 @@ def run(cfg: config.Run, sweep: str | None = None) -> Path:
 
     what = {**describe(job), "sweep": sweep}
     folder.mkdir(parents=True, exist_ok=True)
+    with records.lock(folder / "run") as mine:
+        if not mine:
+            raise BlockingIOError(f"{folder} is being made by another process: wait for it")
+        if cfg.overwrite:
+            shutil.rmtree(job.folder, ignore_errors=True)
+        return make_run(job, folder, what, began)
+
+
+def make_run(job: Job, folder: Path, what: dict[str, Any], began: float) -> Path:
+    """Make a run whose folder is locked."""
+    cfg, record = job.cfg, folder / "metrics.json"
     records.write_json(folder / "status.json", {"status": "running", **what})
     records.atomic(folder / "config.yaml", lambda path: path.write_text(config.as_yaml(cfg)))
     name = f"{cfg.dataset.name} {cfg.schedule['name']} {cfg.solver['name']} {cfg.steps}"
     account = {"project": cfg.wandb.project, "entity": cfg.wandb.entity}
     try:
         with Mirror(
-            cfg.wandb.mode, folder, name=name, group=sweep, config=what, **account
+            cfg.wandb.mode, folder, name=name, group=what["sweep"], config=what, **account
         ) as mirror:
             measured = make(job, folder)
             measured["seconds"]["total"] = round(time.monotonic() - began, 3)
@@ -77,8 +98,9 @@ def make(job: Job, folder: Path) -> dict[str, Any]:
     """Sample what is missing, measure, write the pictures; what the record says of it."""
     cfg = job.cfg
     extractor, reference, reason = judge(job)
-    todo = missing(job, job.images, "nfe", cfg.overwrite)
-    make_images(job, todo)
+    todo = missing(job, extractor)
+    if todo:
+        make_shards(job, folder, extractor, todo)
     write_pictures(job, folder)
 
     began = time.monotonic()
@@ -87,22 +109,50 @@ def make(job: Job, folder: Path) -> dict[str, Any]:
     elif cfg.samples < 2:
         fid = not_measured(cfg, "one image has no covariance: raise samples")
     else:
-        store = job.features(extractor)
-        make_features(job, extractor, missing(job, store, "features", cfg.overwrite))
         fid = evaluation.fid(blocks(job, extractor), reference)
+    features = time.monotonic() - began
+    if extractor is not None:
+        store = job.features(extractor)
+        features += sum(float((store.load(i) or {})["seconds"]) for i in range(job.shards))
     shards = [job.image_shard(i) for i in range(job.shards)]
     nfe = np.concatenate([shard["nfe"] for shard in shards])
+    sampling = sum(float(shard["seconds"]) for shard in shards)
     return {
         "nfe": int(nfe[0]) if (nfe == nfe[0]).all() else float(nfe.mean()),
         "nfe_range": [int(nfe.min()), int(nfe.max())],
         "fid": fid,
-        "seconds": {
-            "sampling": round(sum(float(shard["seconds"]) for shard in shards), 3),
-            "features": round(time.monotonic() - began, 3),
-        },
+        "seconds": {"sampling": round(sampling, 3), "features": round(features, 3)},
         "shards": {"made": len(todo), "found": job.shards - len(todo)},
         "device": str(job.device),
     }
+
+
+def make_shards(
+    job: Job, folder: Path, extractor: evaluation.Extractor | None, todo: Sequence[int]
+) -> None:
+    """Make the missing shards, in this process or in several, behind a progress bar."""
+    cfg = job.cfg
+    count = sum(len(job.seeds(shard)) for shard in todo)
+    nfe = config.solver(cfg.solver).nfe(cfg.steps) if isinstance(cfg.grid, str) else None
+    tell_cost(job, count, nfe)
+    if config.processes(cfg) > 1:
+        with tqdm(total=cfg.samples, unit="image", disable=not cfg.progress) as bar:
+            run_workers(job, folder / "config.yaml", folder / "workers.log", bar)
+    total = None if nfe is None else nfe * count
+    with tqdm(total=total, unit="eval", unit_scale=True, disable=not cfg.progress) as bar:
+        work(job, extractor, bar)
+
+
+def tell_cost(job: Job, count: int, nfe: int | None) -> None:
+    """Say beforehand what disk the images take, and what time where that is long."""
+    size = count * math.prod(job.shape)
+    if size > LARGE:
+        print(f"{count} images will take about {size / 2**30:.1f} GiB in {job.folder}")
+    if nfe is not None and job.device.type == "cpu":
+        seconds = job.seconds_per_evaluation() * nfe * count
+        if seconds > LONG:
+            hours = f"{seconds / 3600:.1f} h" if seconds > 3600 else f"{seconds / 60:.0f} min"
+            print(f"{count} images of {nfe} evaluations each take about {hours} on this CPU")
 
 
 def judge(

@@ -1,15 +1,18 @@
 """What a run leaves behind: files written whole or not at all, hashes, and what made them."""
 
+import contextlib
 import hashlib
 import json
 import os
 import platform
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 PACKAGES = ("torch", "torchvision", "torch-fidelity", "hydra-core", "wandb", "numpy")
 """Packages whose versions go into every record."""
@@ -25,6 +28,26 @@ def atomic(path: Path, write: Callable[[Path], Any]) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def lock(path: Path, wait: bool = False) -> Iterator[bool]:
+    """Whether this process holds the lock at `path` for the length of the block.
+
+    The system frees it when its process ends, also by kill -9, so that none is ever stale.
+    With `wait` it is waited for.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    held = FileLock(path.with_suffix(".lock"))
+    try:
+        held.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        held.release()
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -4,8 +4,12 @@ A shard is a fixed range of seeds, always cut into the same batches, so its imag
 on the process that makes it nor on what was made before.
 """
 
+import contextlib
+import dataclasses
 import hashlib
 import json
+import os
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,9 +32,6 @@ SHARD = 500
 
 SEED_SETS = 2**32
 """Image i of seed set s is drawn from the seed s·2³² + i."""
-
-LONG_RUN = 600
-"""Seconds of sampling from which a run on a CPU says beforehand how long it will take."""
 
 
 class Watched:
@@ -167,66 +168,85 @@ class Job:
         return seconds / len(x)
 
 
-def missing(job: Job, store: Store, array: str, redo: bool = False) -> dict[int, int]:
-    """The shards that are not whole, by `array`, and how much of each is; damage is reported."""
-    todo = {}
-    for shard in range(job.shards):
-        arrays = None if redo else store.load(shard)
-        if arrays is None and store.path(shard).exists() and not redo:
-            print(f"damaged, made again: {store.path(shard)}")
-        have = 0 if arrays is None else len(arrays[array])
-        if have < len(job.seeds(shard)):
-            todo[shard] = have
-    return todo
+def missing(job: Job, extractor: evaluation.Extractor | None) -> list[int]:
+    """The shards that are still to be made, in part at least; damaged ones are reported."""
+    return [shard for shard in range(job.shards) if not is_whole(job, shard, extractor)]
 
 
-def make_images(job: Job, todo: dict[int, int]) -> None:
-    """Sample the rest of each of these shards."""
-    if not todo:
+def is_whole(job: Job, shard: int, extractor: evaluation.Extractor | None) -> bool:
+    """Whether all images of a shard are there, and their features where they are wanted."""
+    wanted = len(job.seeds(shard))
+    if count(job.images, shard, "nfe") < wanted:
+        return False
+    return extractor is None or count(job.features(extractor), shard, "features") >= wanted
+
+
+def count(store: Store, shard: int, array: str) -> int:
+    """The length of an array of a shard, 0 where the shard is missing or damaged."""
+    arrays = store.load(shard)
+    if arrays is None and store.path(shard).exists():
+        print(f"damaged, made again: {store.path(shard)}", flush=True)
+        store.path(shard).unlink(missing_ok=True)
+    return 0 if arrays is None else len(arrays[array])
+
+
+def work(job: Job, extractor: evaluation.Extractor | None, bar: tqdm) -> None:
+    """Make every missing shard that no other process makes, then those that one left behind.
+
+    Any number of processes may do this at once. A claim is a lock that the system frees when its
+    process ends, however it ends, so what a dead worker had begun is taken over.
+    """
+    for wait in (False, True):
+        for shard in range(job.shards):
+            if is_whole(job, shard, extractor):
+                continue
+            with records.lock(job.folder / "locks" / f"{shard:05d}", wait) as mine:
+                if mine and not is_whole(job, shard, extractor):
+                    make_images(job, shard, bar)
+                    if extractor is not None:
+                        make_features(job, shard, extractor)
+
+
+def make_images(job: Job, shard: int, bar: tqdm) -> None:
+    """Sample what is missing of a shard's images and keep it."""
+    old = job.images.load(shard)
+    have = 0 if old is None else len(old["nfe"])
+    seeds, size = job.seeds(shard)[have:], job.cfg.batch_size
+    if not seeds:
         return
-    cfg = job.cfg
-    count = sum(len(job.seeds(shard)) - have for shard, have in todo.items())
-    nfe = config.solver(cfg.solver).nfe(cfg.steps) if isinstance(cfg.grid, str) else None
-    if nfe is not None and job.device.type == "cpu":
-        seconds = job.seconds_per_evaluation() * nfe * count
-        if seconds > LONG_RUN:
-            print(
-                f"{count} images of {nfe} evaluations take about {duration(seconds)} on this CPU"
-            )
-    total = None if nfe is None else nfe * count
-    with tqdm(
-        total=total, unit="eval", unit_scale=True, desc="sampling", disable=not cfg.progress
-    ) as bar:
-        for shard, have in todo.items():
-            began = time.monotonic()
-            seeds = job.seeds(shard)[have:]
-            cuts = range(0, len(seeds), cfg.batch_size)
-            parts = [job.sample(seeds[cut : cut + cfg.batch_size], bar) for cut in cuts]
-            pixels, evaluations = (
-                torch.cat(column).numpy() for column in zip(*parts, strict=True)
-            )
-            seconds = time.monotonic() - began
-            if have:
-                old = job.images.load(shard) or {}
-                pixels = np.concatenate([old["images"], pixels])
-                evaluations = np.concatenate([old["nfe"], evaluations])
-                seconds += float(old["seconds"])
-            arrays = {"images": pixels, "nfe": evaluations, "seconds": np.array(seconds)}
-            job.images.save(shard, arrays)
+    began = time.monotonic()
+    parts = [job.sample(seeds[cut : cut + size], bar) for cut in range(0, len(seeds), size)]
+    pixels, nfe = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
+    seconds = time.monotonic() - began
+    if old is not None:
+        pixels, nfe = np.concatenate([old["images"], pixels]), np.concatenate([old["nfe"], nfe])
+        seconds += float(old["seconds"])
+    job.images.save(shard, {"images": pixels, "nfe": nfe, "seconds": np.array(seconds)})
 
 
-def make_features(job: Job, extractor: evaluation.Extractor, todo: dict[int, int]) -> None:
-    """Extract the features of each of these shards."""
-    store = job.features(extractor)
-    for shard in tqdm(todo, desc="features", disable=not job.cfg.progress or len(todo) < 8):
-        began = time.monotonic()
-        pixels = torch.from_numpy(job.image_shard(shard)["images"])
-        batches = [extractor(batch).cpu() for batch in pixels.split(job.cfg.batch_size)]
-        features = torch.cat(batches).numpy()
-        seconds = np.array(time.monotonic() - began)
-        store.save(shard, {"features": features, "seconds": seconds})
+def make_features(job: Job, shard: int, extractor: evaluation.Extractor) -> None:
+    """Extract the features of a shard's images and keep them."""
+    began = time.monotonic()
+    pixels = torch.from_numpy(job.image_shard(shard)["images"])
+    features = torch.cat([extractor(batch).cpu() for batch in pixels.split(job.cfg.batch_size)])
+    seconds = np.array(time.monotonic() - began)
+    arrays = {"features": features.numpy(), "seconds": seconds}
+    job.features(extractor).save(shard, arrays)
 
 
-def duration(seconds: float) -> str:
-    """Seconds in words."""
-    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min"
+def main(path: str) -> None:
+    """A worker process of the run that is configured in `path`."""
+    cfg = config.load(Path(path))
+    rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if config.device(cfg.device) == "cuda":
+        cfg = dataclasses.replace(cfg, device=f"cuda:{rank % torch.cuda.device_count()}")
+    job = Job(cfg)
+    extractor = None
+    if cfg.fid == "auto":
+        with contextlib.suppress(evaluation.MissingReference):
+            extractor = evaluation.extractor(cfg.dataset.extractor, job.device)
+    work(job, extractor, tqdm(disable=True))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,56 @@
+"""Several processes for one run, by the launcher of torch.distributed.
+
+Each is a worker (`python -m pndm.worker`) that claims shards until none is left. They exchange
+nothing, so one that dies costs its shard and no more; what is left at last the caller makes.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+from pndm import config
+from pndm.worker import Job
+
+RESTARTS = 3
+"""How often the launcher starts the workers again after one has died."""
+
+
+def run_workers(job: Job, settings: Path, log: Path, bar: tqdm) -> None:
+    """Start `processes` workers of the run configured in `settings` and wait for their end.
+
+    The processor's cores are shared out among them, unless OMP_NUM_THREADS says otherwise.
+    """
+    number = config.processes(job.cfg)
+    threads = str(max(1, (os.cpu_count() or 1) // number))
+    environment = {"OMP_NUM_THREADS": threads, **os.environ}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    options = [f"--nproc-per-node={number}", f"--max-restarts={RESTARTS}"]
+    command = [*launcher, *options, "-m", "pndm.worker", str(settings)]
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            command, env=environment, stdout=file, stderr=file, start_new_session=True
+        )
+        try:
+            while process.poll() is None:
+                show_progress(job, bar)
+                time.sleep(0.2)
+            show_progress(job, bar)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+            process.wait()
+    if process.returncode:
+        print(f"a worker failed (see {log}): this process makes what is missing")
+
+
+def show_progress(job: Job, bar: tqdm) -> None:
+    """Set the bar to the images that are there."""
+    done = [shard for shard in range(job.shards) if job.images.path(shard).exists()]
+    bar.n = sum(len(job.seeds(shard)) for shard in done)
+    bar.refresh()
