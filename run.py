@@ -19,11 +19,14 @@ def job(cfg: DictConfig) -> None:
     """One cell; its failure is told and recorded, and does not stop a sweep."""
     from pndm import experiment
 
-    sweep = os.environ.get(SWEEP)
+    sweep, hydra_cfg = os.environ.get(SWEEP), HydraConfig.get()
     if sweep:
-        print(" ".join(HydraConfig.get().overrides.task))
+        print(" ".join(hydra_cfg.overrides.task), flush=True)
     try:
-        print(f"record: {experiment.run(config.from_hydra(cfg), sweep)}")
+        run = config.from_hydra(cfg)
+        if hydra_cfg.runtime.choices.launcher in ("joblib", "slurm_local"):
+            run = config.deal(run, hydra_cfg.job.num)
+        print(f"record: {experiment.run(run, sweep)}", flush=True)
     except config.EXPECTED as error:
         print(f"error: {config.one_line(error)}", file=sys.stderr)
 

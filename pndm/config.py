@@ -5,9 +5,12 @@ Nothing here imports torch, so that a typo is answered at once.
 
 import dataclasses
 import difflib
+import os
+import shutil
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,13 @@ VOLATILE = (
 
 WORDS = {bool: "true or false", int: "a whole number", float: "a number"}
 """What to give where a value of a type is expected."""
+
+LAUNCHERS = {
+    "joblib": ("hydra_plugins.hydra_joblib_launcher", None),
+    "slurm": ("hydra_plugins.hydra_submitit_launcher", "sbatch"),
+    "slurm_local": ("hydra_plugins.hydra_submitit_launcher", None),
+}
+"""The plugin and the program that each preset of conf/launcher needs."""
 
 SPELLINGS = {
     "fid": {"auto": "auto", "true": "auto", "off": "off", "false": "off"},
@@ -153,6 +163,8 @@ def cells(arguments: list[str], multirun: bool = False) -> list[Run]:
     One, or with `multirun` (or an experiment that is a grid) one for each cell of the sweep.
     ConfigError for the first thing that is wrong with any of them.
     """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        raise ConfigError("run.py starts its own processes: python run.py processes=N …")
     with _conf():
         overrides = _parse(arguments)
         _check_groups(overrides)
@@ -297,6 +309,15 @@ def processes(run: Run) -> int:
     return max(1, torch.cuda.device_count())
 
 
+def deal(run: Run, number: int) -> Run:
+    """A run of job `number` on this machine's graphics cards, dealt out in turn where they are."""
+    if run.device != "auto" or device("auto") == "cpu":
+        return run
+    import torch
+
+    return dataclasses.replace(run, device=f"cuda:{number % torch.cuda.device_count()}")
+
+
 def from_hydra(cfg: DictConfig) -> Run:
     """The checked configuration of a job that Hydra composed."""
     return validate(_typed(cfg))
@@ -349,6 +370,24 @@ def _check_groups(overrides: list[Override]) -> None:
                     f"{override.key_or_group}={value} does not exist"
                     f"{_closest(str(value), options)}; there are {', '.join(options)}"
                 )
+            if override.key_or_group == "launcher":
+                _check_launcher(value)
+
+
+def _check_launcher(name: str) -> None:
+    plugin, program = LAUNCHERS.get(name, (None, None))
+    if plugin is not None:
+        try:
+            import_module(plugin)
+        except ImportError:
+            raise ConfigError(
+                f"launcher={name} needs a plugin: pip install 'pndm[cluster]'"
+            ) from None
+    if program is not None and shutil.which(program) is None:
+        raise ConfigError(
+            f"launcher={name}: there is no {program} here, run this where Slurm is, "
+            "or use launcher=joblib or slurm_local"
+        )
 
 
 def _values(override: Override) -> list[Any]:
