@@ -227,7 +227,7 @@ def validate(run: Run) -> Run:
     _one_of("wandb.mode", run.wandb.mode, ("online", "offline", "disabled"))
     fid = _spelling("fid", run.fid)
     save_images = _spelling("save_images", run.save_images)
-    if run.processes != "auto" and (not isinstance(run.processes, int) or run.processes < 1):
+    if run.processes != "auto" and (type(run.processes) is not int or run.processes < 1):
         raise ConfigError(f"processes={run.processes}: give a whole number of at least 1, or auto")
     _check_device(run.device)
 

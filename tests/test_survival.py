@@ -1,0 +1,275 @@
+"""Runs that are killed, shared among processes, started twice, and sent elsewhere."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+
+from pndm import config, experiment, records, worker
+from pndm.tracking import Mirror
+
+ROOT = config.CONF.parent
+RUN = ["solver=ddim", "samples=2000", "wandb.mode=disabled", "device=cpu", "save_images=npz"]
+
+
+def start(arguments, folder, **environment):
+    command = [sys.executable, ROOT / "run.py", *RUN, *arguments, f"outputs={folder}"]
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )
+
+
+def finish(process):
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err
+    return out
+
+
+def result(folder):
+    """The images and the FID of the only run in a folder."""
+    (path,) = folder.rglob("metrics.json")
+    record = json.loads(path.read_text())
+    assert record["status"] == "complete"
+    with np.load(path.with_name("images.npz")) as file:
+        return file["images"], record["fid"]
+
+
+def assert_same(one, other):
+    np.testing.assert_array_equal(one[0], other[0])
+    assert one[1] == other[1]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    finish(start(["steps=4"], folder))
+    return result(folder)
+
+
+@pytest.mark.slow
+def test_twenty_kills_leave_the_result_as_it_would_have_been(undisturbed, tmp_path):
+    chance, seen = random.Random(0), {}
+    for _ in range(20):
+        process = start(["steps=4"], tmp_path)
+        time.sleep(chance.uniform(1, 14))
+        process.kill()
+        process.communicate()
+        shards = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("images/*.shard")}
+        assert seen.items() <= shards.items()  # none was lost or made again
+        seen = shards
+    finish(start(["steps=4"], tmp_path))
+    shards = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("images/*.shard")}
+    assert seen.items() <= shards.items()
+    assert_same(result(tmp_path), undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 3])
+def test_the_number_of_processes_does_not_show(undisturbed, tmp_path, processes):
+    out = finish(start(["steps=4", f"processes={processes}"], tmp_path))
+    assert "a worker failed" not in out
+    assert_same(result(tmp_path), undisturbed)
+
+
+@pytest.mark.slow
+def test_the_shards_of_a_killed_worker_are_made_by_others(undisturbed, tmp_path):
+    process = start(["steps=4", "processes=2"], tmp_path)
+    victim = None
+    while victim is None:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+        if list(tmp_path.rglob("images/*.shard")):
+            children = psutil.Process(process.pid).children(recursive=True)
+            workers = [c for c in children if "pndm.worker" in c.cmdline() and is_worker(c)]
+            victim = workers[0] if workers else None
+    victim.send_signal(signal.SIGKILL)
+    finish(process)
+    assert_same(result(tmp_path), undisturbed)
+
+
+def is_worker(process):
+    return "torch.distributed.run" not in process.cmdline()
+
+
+@pytest.mark.slow
+def test_of_two_at_once_one_works_and_the_other_reports(tmp_path):
+    first = start(["steps=4"], tmp_path)
+    while not list(tmp_path.rglob("status.json")):
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.02)
+    second = start(["steps=4"], tmp_path)
+    _, err = second.communicate()
+    assert second.returncode == 1 and "another process" in err and "Traceback" not in err
+    finish(first)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "slurm_local"])
+def test_a_sweep_elsewhere_gives_the_same_table_and_goes_on(tmp_path, launcher):
+    sweep = ["-m", "solver=ddim,plms", "steps=2,3", "samples=100", "progress=false"]
+    finish(start(sweep, tmp_path / "here"))
+    out = finish(start([*sweep, f"launcher={launcher}"], tmp_path / "there"))
+    here, there = (sorted((tmp_path / side).rglob("metrics.json")) for side in ("here", "there"))
+    assert [p.relative_to(tmp_path / "here") for p in here] == [
+        p.relative_to(tmp_path / "there") for p in there
+    ]
+    fids = [[json.loads(p.read_text())["fid"]["value"] for p in side] for side in (here, there)]
+    assert fids[0] == pytest.approx(fids[1], rel=1e-3)
+    assert out.count("complete") >= 4
+
+    there[0].unlink()
+    before = {path: path.stat().st_mtime_ns for path in there[1:]}
+    finish(start([*sweep, f"launcher={launcher}"], tmp_path / "there"))
+    assert there[0].exists()
+    assert {path: path.stat().st_mtime_ns for path in there[1:]} == before
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
+    script = (
+        "import resource, sys; from pndm import config, experiment\n"
+        "(cfg,) = config.cells(sys.argv[1:]); experiment.run(cfg)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+    )
+    common = ["solver=ddim", "steps=2", "wandb.mode=disabled", "progress=false", "device=cpu"]
+    peaks = []
+    for samples in (1000, 30_000):
+        arguments = [*common, f"samples={samples}", f"outputs={tmp_path}/{samples}"]
+        done = subprocess.run(
+            [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True
+        )
+        peaks.append(int(done.stdout.split()[-1]))
+    assert abs(peaks[1] - peaks[0]) < 100, peaks
+
+
+@pytest.mark.slow
+def test_a_dead_server_and_a_bogus_key_cost_seconds(tmp_path):
+    environment = {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    arguments = ["wandb.mode=online", "steps=2", "samples=50"]
+    began = time.monotonic()
+    process = start(arguments, tmp_path, **environment, WANDB_MODE="online")
+    out, err = process.communicate()
+    assert process.returncode == 0 and "wandb sync" in out, err
+    assert "the run goes on" in err
+    (record,) = tmp_path.rglob("metrics.json")
+    assert "0" * 40 not in record.read_text()
+    assert time.monotonic() - began < 300  # wandb itself would wait for minutes, then give up
+
+
+def test_torchrun_by_hand_is_told_the_right_command(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    with pytest.raises(config.ConfigError, match="processes=N"):
+        config.cells([])
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "slurm_local"])
+def test_a_missing_plugin_is_named(monkeypatch, launcher):
+    monkeypatch.setitem(config.LAUNCHERS, launcher, ("hydra_plugins.not_there", None))
+    with pytest.raises(config.ConfigError, match=r"pndm\[cluster\]"):
+        config.cells([f"launcher={launcher}"])
+
+
+def test_slurm_where_there_is_none_is_refused(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(config.ConfigError, match="there is no sbatch"):
+        config.cells(["launcher=slurm"])
+
+
+@pytest.mark.parametrize("processes", ["0", "-1", "two", "1.5", "true"])
+def test_a_wrong_number_of_processes_is_refused(processes):
+    with pytest.raises(config.ConfigError, match="processes="):
+        config.cells([f"processes={processes}"])
+
+
+def test_a_lock_is_held_by_one_and_freed_with_its_process(tmp_path):
+    script = (
+        "import sys, time; from pathlib import Path; from pndm import records\n"
+        "with records.lock(Path(sys.argv[1])) as mine: print(mine, flush=True); time.sleep(60)"
+    )
+    path = tmp_path / "run"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script, path], stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout.readline().strip() == "True"
+    with records.lock(path) as mine:
+        assert not mine
+    holder.kill()
+    holder.wait()
+    with records.lock(path) as mine:
+        assert mine
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path):
+    path = tmp_path / "record.json"
+    records.write_json(path, {"a": 1})
+
+    def break_off(partial):
+        partial.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        records.atomic(path, break_off)
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(ValueError, match="NaN|nan|Out of range"):
+        records.write_json(path, {"a": float("nan")})
+    assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_later(tmp_path, monkeypatch):
+    small = ["samples=20", "steps=2", "progress=false", f"outputs={tmp_path}"]
+    (cfg,) = config.cells([*RUN, *small])
+    save = worker.Store.save
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(worker.Store, "save", full)
+    with pytest.raises(OSError, match="No space"):
+        experiment.run(cfg)
+    (status,) = tmp_path.rglob("status.json")
+    assert json.loads(status.read_text())["status"] == "failed"
+    monkeypatch.setattr(worker.Store, "save", save)
+    assert json.loads(experiment.run(cfg).read_text())["status"] == "complete"
+
+
+class Broken:
+    """A W&B that raises wherever it is touched."""
+
+    def __getattr__(self, name):
+        raise RuntimeError(f"{name} is out of order")
+
+
+@pytest.mark.parametrize("mode", ["online", "offline"])
+def test_a_mirror_that_breaks_is_a_warning(tmp_path, monkeypatch, mode):
+    monkeypatch.setitem(sys.modules, "wandb", Broken())
+    with pytest.warns(UserWarning, match="the run goes on"), Mirror(mode, tmp_path) as mirror:
+        mirror.log({"fid": 1.0})
+        mirror.image("samples", tmp_path / "none.png")
+    assert mirror.sync is None
+
+
+def test_a_mirror_that_breaks_later_is_a_warning_too(tmp_path):
+    with Mirror("disabled", tmp_path) as mirror:
+        mirror.run = Broken()
+        with pytest.warns(UserWarning, match="the run goes on"):
+            mirror.log({"fid": 1.0})
+        mirror.run = None
+
+
+def test_no_mirror_touches_no_wandb(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with Mirror("disabled", tmp_path) as mirror:
+        mirror.log({"fid": 1.0})
+    assert not list(tmp_path.iterdir())
