@@ -1,0 +1,115 @@
+"""Do the digits networks draw digits, or remember them?
+
+    python -m pndm.train dataset=digits schedule=linear holdout=true recipe.iterations=5000
+    python -m experiments.memorisation
+
+A network that never saw a fixed tenth of the scans is asked for samples. Were they copies, they
+would lie nearer to the scans it was trained on than real digits that it never saw do. Distances
+are Euclidean over pixels from 0 to 1, to the nearest of a set.
+"""
+
+import argparse
+import csv
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import pndm
+from pndm import datasets, evaluation, images, records
+
+RESULTS = Path(__file__).parent / "results"
+HELD_OUT = Path("outputs/train/digits_linear_holdout/digits_linear_holdout.safetensors")
+COLUMNS = ("from", "to", "images", "median", "first_percentile", "copies")
+
+COPY = 0.05
+"""A distance below this is a copy: less than one grey level of sixteen in one pixel."""
+
+
+def samples(weights: str, architecture: str | None, count: int) -> Tensor:
+    """Images [count, 1, 8, 8] uint8 by PLMS in 50 steps from the seeds 0, 1, …"""
+    network = pndm.models.load(weights, architecture=architecture)
+    schedule, solver = pndm.schedules.linear(), pndm.solvers.plms()
+    made = []
+    for first in range(0, count, 250):
+        seeds = range(first, min(first + 250, count))
+        x_T = pndm.initial_noise(seeds, (1, 8, 8))
+        x_0 = pndm.sample(network, x_T, solver=solver, schedule=schedule, steps=50)
+        made.append(images.to_uint8(x_0))
+    return torch.cat(made)
+
+
+def row(name: str, of: Tensor, to_name: str, to: Tensor) -> dict[str, object]:
+    """Summary of the distances of some images to a set; of a set to itself, each but itself."""
+    if of is to:
+        distances = torch.stack(
+            [
+                evaluation.nearest_neighbours(of[i : i + 1], torch.cat([of[:i], of[i + 1 :]]))[0][
+                    0
+                ]
+                for i in range(len(of))
+            ]
+        )
+    else:
+        distances = evaluation.nearest_neighbours(of, to)[0]
+    return {
+        "from": name,
+        "to": to_name,
+        "images": len(of),
+        "median": round(distances.median().item(), 4),
+        "first_percentile": round(distances.quantile(0.01).item(), 4),
+        "copies": int((distances < COPY).sum()),
+    }
+
+
+def measure(held_out: Path, count: int) -> list[dict[str, object]]:
+    """The rows of the table; needs the network that was trained with holdout=true."""
+    if not held_out.exists():
+        raise SystemExit(
+            f"{held_out} is missing: python -m pndm.train dataset=digits schedule=linear "
+            "holdout=true recipe.iterations=5000"
+        )
+    train, rest, everything = (
+        datasets.digits(part).images for part in ("train", "holdout", "all")
+    )
+    blind = samples(str(held_out), "digits_linear", count)
+    shipped = samples("digits_linear", None, count)
+    return [
+        row("samples, nine tenths seen", blind, "the nine tenths", train),
+        row("real digits, held out", rest, "the nine tenths", train),
+        row("samples, nine tenths seen", blind, "the held-out tenth", rest),
+        row("samples, all seen (shipped)", shipped, "all", everything),
+        row("real digits", everything, "all others", everything),
+    ]
+
+
+def markdown(rows: list[dict[str, str]]) -> str:
+    """The table of the README."""
+    head = (
+        "| | nearest in | images | median | 1st percentile | copies |\n|---|---|---|---|---|---|"
+    )
+    lines = [f"| {' | '.join(str(line[column]) for column in COLUMNS)} |" for line in rows]
+    return "\n".join([head, *lines])
+
+
+def main() -> None:
+    """Measure, write results/memorisation.csv with where it came from, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--held-out", type=Path, default=HELD_OUT)
+    parser.add_argument("--samples", type=int, default=1797)
+    options = parser.parse_args()
+    rows = measure(options.held_out, options.samples)
+    RESULTS.mkdir(exist_ok=True)
+    with (RESULTS / "memorisation.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    card = json.loads(options.held_out.with_suffix(".json").read_text())
+    origin = {"held_out": card, "commit": records.commit(), "samples": options.samples}
+    records.write_json(RESULTS / "memorisation.json", origin)
+    print(markdown(rows))
+
+
+if __name__ == "__main__":
+    main()
