@@ -231,7 +231,12 @@ def folder(part: Part = "all", root: Path | None = None) -> Pictures:
                 f"{path} has {size[0]}×{size[1]} pixels, {files[0].name} has "
                 f"{first[0]}×{first[1]}: bring all to one size"
             )
-    return Pictures([files[i] for i in indices(len(files), part)], str, lambda image: image)
+    return Pictures([files[i] for i in indices(len(files), part)], str, unchanged)
+
+
+def unchanged(image: Image.Image) -> Image.Image:
+    """The image itself."""
+    return image
 
 
 def _size(path: Path) -> tuple[int, int]:

@@ -106,9 +106,17 @@ def extractor(
     where there is none, ValueError where its hash is wrong, unless `any_weights` says that a file
     of other weights is wanted, which is then named `inception_unverified`.
     """
-    if name not in EXTRACTORS:
-        raise ValueError(f"no feature extractor {name!r}: there are {', '.join(EXTRACTORS)}")
-    return EXTRACTORS[name](torch.device(device), path and Path(path), any_weights)
+    make = _pick(EXTRACTORS, name, "feature extractor")
+    return make(torch.device(device), Path(path) if path else None, any_weights)
+
+
+def _pick(table: dict[str, Any], name: str, what: str) -> Any:
+    """An entry by its name; ValueError with the nearest of the names there are."""
+    if name in table:
+        return table[name]
+    near = difflib.get_close_matches(name, table, 1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(table)}"
+    raise ValueError(f"no {what} {name!r}: {hint}")
 
 
 def _digits(device: torch.device, path: Path | None, any_weights: bool) -> Extractor:
@@ -117,7 +125,7 @@ def _digits(device: torch.device, path: Path | None, any_weights: bool) -> Extra
     from torch_fidelity.utils import create_feature_extractor
 
     name = register_digits()
-    network = create_feature_extractor(name, ["64"], cuda=False)
+    network = create_feature_extractor(name, ["64"], cuda=False, verbose=False)
     sha256 = records.sha256(classifier.WEIGHTS)
     return Extractor("digits", 64, sha256, 1, network.to(device), device)
 
@@ -199,7 +207,11 @@ def _fidelity_inception(path: Path) -> nn.Module:
     from torch_fidelity.utils import create_feature_extractor
 
     return create_feature_extractor(
-        "inception-v3-compat", ["2048"], cuda=False, feature_extractor_weights_path=str(path)
+        "inception-v3-compat",
+        ["2048"],
+        cuda=False,
+        feature_extractor_weights_path=str(path),
+        verbose=False,
     )
 
 
@@ -385,8 +397,7 @@ def import_reference(path: Path, dataset: str, source: str, n: int) -> Reference
     Their features come from another implementation than ours: `reference` uses them only with
     `override`. n is the number of images that they say they took.
     """
-    if source not in FOREIGN:
-        raise ValueError(f"no publisher {source!r} of statistics: there are {', '.join(FOREIGN)}")
+    publisher = _pick(FOREIGN, source, "publisher of statistics")
     arrays = statistics.load_arrays(path)
     if not {"mu", "sigma"} <= arrays.keys():
         raise ValueError(f"{path} has no mu and sigma but {', '.join(arrays) or 'nothing'}")
@@ -400,7 +411,7 @@ def import_reference(path: Path, dataset: str, source: str, n: int) -> Reference
         dataset,
         split=f"as {source}",
         preprocessing=f"as {source}",
-        extractor=FOREIGN[source],
+        extractor=publisher,
         extractor_sha256="",
         images_sha256="",
         source=f"{source} file {records.sha256(path)[:12]}",
@@ -537,15 +548,18 @@ def command_reference(
     any_weights: bool = False,
     batch_size: int = 64,
     workers: int = 0,
-    device: str = "cpu",
+    device: str = "auto",
     output: str = "",
 ) -> None:
     """Compute the reference statistics of a dataset and keep them."""
-    source = globals()["extractor"](extractor, device, weights or None, any_weights)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    make = _pick(EXTRACTORS, extractor, "feature extractor")
+    chosen = make(torch.device(device), Path(weights) if weights else None, any_weights)
     made = compute_reference(
-        dataset, source, Path(root) if root else None, batch_size, workers, progress=True
+        dataset, chosen, Path(root) if root else None, batch_size, workers, progress=True
     )
-    _keep(made, Path(output) if output else reference_path(dataset, source.name))
+    _keep(made, Path(output) if output else reference_path(dataset, chosen.name))
 
 
 def command_import(file: str, dataset: str, source: str, n: int, output: str = "") -> None:
@@ -605,9 +619,8 @@ def main(words: Sequence[str]) -> None:
     """`python -m pndm.evaluation COMMAND key=value …`; SystemExit with one line if it cannot."""
     name, *rest = words or [""]
     try:
-        if name not in COMMANDS:
-            raise ValueError(f"{name!r} is no command: there are {', '.join(COMMANDS)}")
-        COMMANDS[name](**parse(COMMANDS[name], rest))
+        command = _pick(COMMANDS, name, "command")
+        command(**parse(command, rest))
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
 

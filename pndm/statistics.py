@@ -223,3 +223,15 @@ def difference(a: Sequence[Statistics], b: Sequence[Statistics], reference: Mome
     """The distance of generator a minus that of b, block by block from the same seeds."""
     to = frechet_to(reference)
     return jackknife(lambda x, y: to(x) - to(y), a, b)
+
+
+def extrapolate(generator: Sequence[Statistics], reference: Moments) -> float:
+    """The distance at n → ∞: the intercept of a line in 1/n through the distances of the first
+    half of the blocks, of one block more, … of all (Chong & Forsyth 2020)."""
+    to, whole = frechet_to(reference), total(generator[: len(generator) // 2])
+    points = [(1 / whole.n, to(whole))]
+    for part in generator[len(generator) // 2 :]:
+        whole = whole + part
+        points.append((1 / whole.n, to(whole)))
+    x, y = np.array(points).T
+    return float(np.polyfit(x, y, 1)[1])
