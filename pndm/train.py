@@ -15,6 +15,7 @@ import platform
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -99,9 +100,10 @@ def train(cfg: config.Train) -> Path:
         commit = saved["commit"]
 
     data = datasets.DATASETS[cfg.dataset.name](part="train" if cfg.holdout else "all")
+    size = len(data)  # type: ignore[arg-type]  # which torch's Dataset does not promise
     loader = DataLoader(
         data,
-        batch_sampler=batch_indices(len(data), recipe.batch_size, cfg.seed, start),
+        batch_sampler=batch_indices(size, recipe.batch_size, cfg.seed, start),
         num_workers=cfg.workers,
     )
     bar = tqdm(loader, total=recipe.iterations, initial=start, desc=out.name, mininterval=1)
@@ -144,14 +146,12 @@ def train(cfg: config.Train) -> Path:
                 "seconds": seconds,
                 "commit": commit,
             }
-            records.atomic(checkpoint, lambda path, state=state: torch.save(state, path))
+            records.atomic(checkpoint, partial(torch.save, state))
     bar.close()
     return finish(cfg, ema, losses, seconds, commit)
 
 
-def finish(
-    cfg: config.Train, ema: nn.Module, losses: list, seconds: float, commit: str | None
-) -> Path:
+def finish(cfg: config.Train, ema: UNet, losses: list, seconds: float, commit: str | None) -> Path:
     """Write the averaged weights, their card, the loss curve and a picture of samples."""
     from pndm import sampling, solvers
 
@@ -172,7 +172,7 @@ def finish(
         "architecture": cfg.architecture,
         "dataset": cfg.dataset.name,
         "images": "nine tenths" if cfg.holdout else "all",
-        "schedule": cfg.schedule.name,
+        "schedule": cfg.schedule["name"],
         "timesteps": schedule.timesteps,
         "ema": cfg.recipe.ema,
         "command": " ".join(["python -m pndm.train", *sys.argv[1:]]),

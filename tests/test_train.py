@@ -1,0 +1,86 @@
+"""Training: deterministic by seed, resumable as if it had never stopped, and able to learn."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import pndm
+from pndm import config, schedules, train
+from pndm.models.analytic import Point
+
+TINY = ["recipe.iterations=6", "recipe.checkpoint_every=2", "recipe.log_every=1", "device=cpu"]
+TINY += ["recipe.batch_size=8", "recipe.warmup=1"]
+
+
+def trained(folder, *arguments):
+    path = train.train(config.compose_train([*TINY, f"output={folder}", *arguments]))
+    return load_file(path), json.loads(path.with_suffix(".json").read_text())
+
+
+def test_it_leaves_weights_a_card_a_loss_curve_and_a_picture(tmp_path):
+    weights, card = trained(tmp_path / "net", "schedule=cosine")
+    assert card["schedule"] == "cosine" and card["iterations"] == 6 and card["sha256"]
+    assert len(json.loads((tmp_path / "net" / "losses.json").read_text())) == 6
+    assert (tmp_path / "net" / "samples.png").exists()
+    network = pndm.models.load(str(tmp_path / "net" / "net.safetensors"), card["architecture"])
+    assert set(network.state_dict()) == set(weights)
+
+
+def test_the_seed_determines_the_weights(tmp_path):
+    one, _ = trained(tmp_path / "one")
+    same, _ = trained(tmp_path / "same")
+    other, _ = trained(tmp_path / "other", "seed=1")
+    assert all(torch.equal(one[key], same[key]) for key in one)
+    assert not all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_an_interrupted_training_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
+    whole, card = trained(tmp_path / "whole")
+    calls, loss = [], train.loss
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return loss(*arguments)
+
+    monkeypatch.setattr(train, "loss", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "broken")
+    monkeypatch.setattr(train, "loss", loss)
+    again, card_again = trained(tmp_path / "broken")
+    assert all(torch.equal(whole[key], again[key]) for key in whole)
+    assert card["loss"] == card_again["loss"]
+
+
+def test_the_loss_is_zero_for_the_true_noise_and_one_for_none():
+    schedule = schedules.linear()
+    alpha_bar = torch.tensor([schedule.alpha_bar(t) for t in range(1000)])
+    point = torch.randn(1, 8, 8)
+    x_0 = point.expand(64, 1, 8, 8)
+    assert train.loss(Point(schedule, point), x_0, alpha_bar) < 1e-3
+    nothing = train.loss(lambda x, t: torch.zeros_like(x), x_0, alpha_bar)
+    assert nothing == pytest.approx(1, abs=0.1)
+
+
+def test_every_epoch_shows_every_image_once_and_resumes_anywhere():
+    whole = train.batch_indices(10, 4, seed=0, start=0)
+    first = [next(whole) for _ in range(5)]
+    assert sorted(sum(first, [])) == sorted(list(range(10)) * 2)
+    assert next(train.batch_indices(10, 4, seed=0, start=3)) == first[3]
+
+
+def test_the_average_forgets_its_start():
+    ema, model = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
+    for iteration in range(500):
+        train.update_ema(ema, model, 0.99, iteration)
+    torch.testing.assert_close(ema.weight, model.weight)
+
+
+def test_the_learning_rate_warms_up_and_decays():
+    recipe = config.compose_train([]).recipe
+    rates = [train.learning_rate(i, recipe) for i in range(recipe.iterations)]
+    assert rates[0] < 0.01 * recipe.lr and max(rates) <= recipe.lr
+    assert rates[-1] < 1e-6
