@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from hypothesis import settings
 from mpmath import mp, mpf
 from torch import Tensor
 
@@ -20,10 +21,16 @@ from pndm.schedules import Schedule
 
 mp.dps = 40
 
+settings.register_profile(
+    "steady", deadline=None, derandomize=True, database=None, max_examples=50
+)
+settings.load_profile("steady")
+
 CONVENTIONS = ("aligned", "released", "diffusers")
 T = 1000
 
 
+@cache
 def make(name: str, convention: str = "aligned", **options: Any) -> Schedule:
     """The schedule `name` in a convention; vp, which is continuous, has only one."""
     if name != "vp":
