@@ -6,13 +6,13 @@ Submodules and `load` are imported on first use: the registry is read without to
 from importlib import import_module
 from typing import Any
 
-_MODULES = ("analytic", "architectures", "checkpoints", "fetching", "files", "names", "registry")
-_MODULES += ("unet",)
+_FILES = ("registry", "fetching", "files", "checkpoints")
+_NETWORKS = ("architectures", "unet", "names", "analytic")
 
 
 def __getattr__(name: str) -> Any:
     if name == "load":
         return import_module("pndm.models.checkpoints").load
-    if name in _MODULES:
+    if name in _FILES + _NETWORKS:
         return import_module(f"pndm.models.{name}")
     raise AttributeError(f"module 'pndm.models' has no attribute {name!r}")

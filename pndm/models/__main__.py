@@ -7,6 +7,7 @@ python -m pndm.models convert my.ckpt --architecture ddpm_cifar10
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from pndm.models.architectures import ARCHITECTURES
@@ -71,7 +72,7 @@ def convert(
         print(path)
 
 
-COMMANDS = {"list": show, "fetch": get, "convert": convert}
+COMMANDS: dict[str, Callable[..., None]] = {"list": show, "fetch": get, "convert": convert}
 
 if __name__ == "__main__":
     sys.exit(main())

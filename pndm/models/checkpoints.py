@@ -8,6 +8,7 @@ import io
 import json
 import pickle
 import re
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -253,7 +254,8 @@ def _parse(data: bytes, name: str) -> Any:
 
 def _unpickle(file: BinaryIO, name: str) -> Any:
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # about what then is an error
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         needed = re.search(r"GLOBAL ([\w.]+)", str(error))
         if needed:
@@ -274,6 +276,7 @@ def _unpack(content: Any, ema: bool, path: Path) -> tuple[dict, Format | None, b
     [in the order of the model's parameters]}, …}; this package's training: {model, ema, …}.
     """
     packing: Format | None
+    average: Any
     match content:
         case [dict() as last, *_, dict() as average]:
             packing = "ermongroup"

@@ -4,6 +4,7 @@ import os
 import urllib.error
 import urllib.request
 from http.client import HTTPException, HTTPResponse
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def receive(answer: HTTPResponse, weights: Weights, partial: Path, progress: boo
 def from_drive(weights: Weights, partial: Path, progress: bool) -> None:
     """Download from Google Drive, which asks questions that `gdown` knows to answer."""
     try:
-        import gdown
+        gdown = import_module("gdown")
     except ImportError:
         raise CheckpointError(
             f'{weights.name} lies on Google Drive: pip install "pndm[data]", or {by_hand(weights)}'

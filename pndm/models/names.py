@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
+from pndm.models.registry import Format
 from pndm.models.unet import Attention, Downsample, Level, ResidualBlock, UNet, Upsample
 
 Part = tuple[str, nn.Module]
@@ -69,7 +70,7 @@ WORDS: dict[str, dict[type[nn.Module], dict[str, str]]] = {
 }
 
 # A key that every file of a code has, and that no file of another has.
-SIGNS = {
+SIGNS: dict[Format, str] = {
     "ddpm": "temb.dense.0.weight",
     "score_sde": "all_modules.0.weight",
     "iddpm": "time_embed.0.weight",
@@ -77,7 +78,7 @@ SIGNS = {
 }
 
 
-def naming(state: State) -> str | None:
+def naming(state: State) -> Format | None:
     """The code whose names a state uses; None for a network of another kind."""
     return next((code for code, sign in SIGNS.items() if sign in state), None)
 
@@ -142,9 +143,9 @@ def _parts_of_level(name: str, level: Level) -> Iterator[Part]:
         yield f"{name}.block.{j}", block
         if j >= level.plain:
             yield f"{name}.attn.{j - level.plain}", level.attn[j - level.plain]
-    for child in ("downsample", "upsample"):
-        if hasattr(level, child):
-            yield f"{name}.{child}", getattr(level, child)
+    for kind, child in (("downsample", level.downsample), ("upsample", level.upsample)):
+        if child is not None:
+            yield f"{name}.{kind}", child
 
 
 def _score_sde(parts: list[Part]) -> Iterator[tuple[str, Part]]:

@@ -103,7 +103,6 @@ _OPENAI = "https://openaipublic.blob.core.windows.net/diffusion/march-2021/"
 _PRUNING = "https://github.com/VainF/Diff-Pruning/releases/download/v0.0.1/"
 _AUTHORS = _drive("drive/folders", "1leEpziaPdYlshzB4QALY5pL7Snw8XM28")
 
-_DIGITS = ("digits", "pndm")
 _CIFAR10 = ("ddpm_cifar10", "cifar10")
 _CELEBA = ("ddim_celeba", "celeba")
 _BEDROOM = ("ddpm_lsun_bedroom", "lsun_bedroom")
@@ -115,8 +114,8 @@ _PF_DEEP = ("pf_deep_cifar10", "cifar10")
 
 # fmt: off
 _ALL = (
-    Weights("digits_linear", "digits_linear", *_DIGITS),
-    Weights("digits_cosine", "digits_cosine", *_DIGITS, schedule="cosine"),
+    Weights("digits_linear", "digits_linear", "digits", "pndm"),
+    Weights("digits_cosine", "digits_cosine", "digits", "pndm", schedule="cosine"),
     Weights("ddpm_cifar10", *_CIFAR10, "ddpm",
             _heibox("2e4f01e2d9ee49bab1d5"), "pesser/ema_cifar10-790000.ckpt", variance="large",
             md5="1fa350b952534ae442b1d5235cce5cd3", megabytes=143),

@@ -6,7 +6,8 @@ network, whose keys `pndm.models.names` renames.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -65,9 +66,9 @@ class TimeEmbedding(nn.Module):
         width = 4 * arch.channels
         self.dense = nn.ModuleList([nn.Linear(arch.channels, width), nn.Linear(width, width)])
 
-    def forward(self, t: Tensor) -> Tensor:
+    def forward(self, t: Tensor, dtype: torch.dtype) -> Tensor:
         first, second = self.dense
-        return second(F.silu(first(time_embedding(t, self.arch).to(first.weight.dtype))))
+        return second(F.silu(first(time_embedding(t, self.arch).to(dtype))))
 
 
 class ResidualBlock(nn.Module):
@@ -87,10 +88,9 @@ class ResidualBlock(nn.Module):
         self.norm2 = normalization(outputs, arch)
         self.dropout = nn.Dropout(arch.dropout)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.nin_shortcut: nn.Module = nn.Identity()
         if inputs != outputs or resample is not unchanged:
             self.nin_shortcut = nn.Conv2d(inputs, outputs, 1)
-        else:
-            self.nin_shortcut = nn.Identity()
 
     def forward(self, x: Tensor, temb: Tensor) -> Tensor:
         h = self.conv1(self.resample(F.silu(self.norm1(x))))
@@ -158,6 +158,8 @@ class Level(nn.Module):
         self.plain = len(widths) - attentions
         self.block = nn.ModuleList([ResidualBlock(i, o, arch) for i, o in widths])
         self.attn = nn.ModuleList([Attention(o, arch) for _, o in widths[self.plain :]])
+        self.downsample: nn.Module | None = None
+        self.upsample: nn.Module | None = None
 
     def forward(self, j: int, x: Tensor, temb: Tensor) -> Tensor:
         x = self.block[j](x, temb)
@@ -187,6 +189,7 @@ class UNet(nn.Module):
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
         self.arch = arch
+        self.provenance: dict[str, Any] = {}  # of the weights; `pndm.models.load` fills it
         widths = [arch.channels * m for m in arch.channel_mult]
         attends = [arch.image_size >> i in arch.attention for i in range(len(widths))]
         decoder_attentions = arch.blocks + 1 if arch.decoder_attention == "block" else 1
@@ -195,7 +198,7 @@ class UNet(nn.Module):
         self.temb = TimeEmbedding(arch)
         self.conv_in = nn.Conv2d(arch.in_channels, arch.channels, 3, padding=1)
 
-        self.down = nn.ModuleList()
+        down = []
         skips, current = [arch.channels], arch.channels
         for i, width in enumerate(widths):
             ins = [current] + [width] * (arch.blocks - 1)
@@ -204,8 +207,10 @@ class UNet(nn.Module):
             if i != last:
                 level.downsample = resampler(width, arch, Downsample, halved)
                 skips.append(width)
-            self.down.append(level)
+            down.append(level)
             current = width
+
+        self.down: Sequence[Level] = nn.ModuleList(down)  # type: ignore[assignment]
 
         self.mid = Middle(current, arch)
 
@@ -218,21 +223,21 @@ class UNet(nn.Module):
                 level.upsample = resampler(width, arch, Upsample, doubled)
             up.append(level)
             current = width
-        self.up = nn.ModuleList(reversed(up))
+        self.up: Sequence[Level] = nn.ModuleList(reversed(up))  # type: ignore[assignment]
 
         self.norm_out = normalization(current, arch)
         outputs = (1 + arch.learned_variance) * arch.in_channels
         self.conv_out = nn.Conv2d(current, outputs, 3, padding=1)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        temb = self.temb(t)
+        temb = self.temb(t, x.dtype)
         h = self.conv_in(x)
         skips = [h]
         for level in self.down:
             for j in range(len(level.block)):
                 h = level(j, h, temb)
                 skips.append(h)
-            if hasattr(level, "downsample"):
+            if level.downsample is not None:
                 h = level.downsample(h, temb)
                 skips.append(h)
 
@@ -241,7 +246,7 @@ class UNet(nn.Module):
         for level in reversed(self.up):
             for j in range(len(level.block)):
                 h = level(j, torch.cat([h, skips.pop()], dim=1), temb)
-            if hasattr(level, "upsample"):
+            if level.upsample is not None:
                 h = level.upsample(h, temb)
 
         return self.conv_out(F.silu(self.norm_out(h)))[:, : self.arch.in_channels]

@@ -1,0 +1,1 @@
+"""Networks of other codes, written a second time to compare with: one function each."""
