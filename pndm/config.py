@@ -150,7 +150,7 @@ class Train:
     holdout: bool = MISSING
     device: str = MISSING
     workers: int = MISSING
-    output: str | None = None
+    output: str = MISSING
 
 
 for _name, _node in (("run", Run), ("train", Train)):
@@ -196,7 +196,7 @@ def compose_train(arguments: list[str]) -> Train:
         train = dataclasses.replace(train, architecture=train.dataset.models[name])
     train = dataclasses.replace(train, schedule=_timesteps(train.schedule))
     _one_of("architecture", train.architecture, tuple(ARCHITECTURES))
-    if train.output is None:
+    if train.output == "auto":
         name = train.architecture + ("_holdout" if train.holdout else "")
         train = dataclasses.replace(train, output=f"outputs/train/{name}")
     for name in ("iterations", "batch_size", "log_every", "checkpoint_every"):

@@ -301,8 +301,9 @@ class Reference:
                 f"{path} has no {', '.join(missing)}: make it with `python -m pndm.evaluation "
                 f"reference`, or `import` a file of others"
             )
-        numbers = {name: torch.from_numpy(arrays[name]) for name in ("mean", "covariance")}
-        return cls(**numbers, **{name: arrays[name].item() for name in wanted[2:]})
+        values: dict[str, Any] = {name: arrays[name].item() for name in wanted[2:]}
+        values |= {name: torch.from_numpy(arrays[name]) for name in wanted[:2]}
+        return cls(**values)
 
 
 def compute_reference(
@@ -322,6 +323,8 @@ def compute_reference(
         if sum(map(len, parts)) >= 1024:  # fewer, larger Gram products
             whole, parts = _more(whole, parts), []
     whole = _more(whole, parts) if parts else whole
+    if whole is None:
+        raise ValueError(f"{dataset} holds no images")
     return Reference(
         whole.mean,
         whole.covariance,

@@ -14,6 +14,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +206,7 @@ def write_pictures(job: Job, folder: Path) -> None:
         (folder / "images").mkdir(exist_ok=True)
         for i, image in enumerate(pixels(job)):
             path = folder / "images" / f"{i:06d}.png"
-            records.atomic(path, lambda p, x=image: images.save_png(torch.from_numpy(x), p))
+            records.atomic(path, partial(images.save_png, torch.from_numpy(image)))
 
 
 def pixels(job: Job) -> Iterator[np.ndarray]:

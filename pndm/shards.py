@@ -23,7 +23,7 @@ class Store:
     def save(self, index: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Write a shard, whole or not at all."""
         buffer = io.BytesIO()
-        np.savez(buffer, **arrays)
+        np.savez(buffer, allow_pickle=False, **arrays)
         content = buffer.getvalue()
         self.folder.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha256(content).digest()

@@ -3,9 +3,10 @@
 import os
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 INIT_SECONDS = 5
 """How long the server may take to answer before the run is mirrored offline."""
@@ -22,10 +23,11 @@ class Mirror:
         self.run: Any = None
 
     def __enter__(self) -> "Mirror":
-        modes = {"online": ("online", "offline"), "offline": ("offline",)}.get(self.mode, ())
-        for mode in modes:
+        modes: dict[str, tuple[Literal["online", "offline"], ...]]
+        modes = {"online": ("online", "offline"), "offline": ("offline",)}
+        for mode in modes.get(self.mode, ()):
             if self.run is None:
-                self.run = self._try(lambda mode=mode: self._start(mode))
+                self.run = self._try(partial(self._start, mode))
         return self
 
     def __exit__(
@@ -57,7 +59,7 @@ class Mirror:
         folder = Path(self.run.dir).parent
         return f"wandb sync {os.path.relpath(folder)}"
 
-    def _start(self, mode: str) -> Any:
+    def _start(self, mode: Literal["online", "offline"]) -> Any:
         os.environ.setdefault("WANDB_SILENT", "true")
         import wandb
 

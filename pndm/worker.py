@@ -18,11 +18,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from pndm import config, evaluation, flow, images, models, noise, records, sampling
 from pndm.models import registry
+from pndm.models.unet import UNet
 from pndm.plans import plan
 from pndm.shards import Store
 from pndm.solvers import ProbabilityFlow
@@ -119,7 +120,7 @@ class Job:
         return {**arrays, "images": arrays["images"][:count], "nfe": arrays["nfe"][:count]}
 
     @cached_property
-    def network(self) -> nn.Module:
+    def network(self) -> UNet:
         """The network on its device and in its precision."""
         model = self.cfg.model
         if model.checkpoint is None:
