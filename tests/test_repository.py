@@ -36,6 +36,17 @@ OWNERS = {
 """Packages that only these files import."""
 
 
+def asked(extra):
+    """What pyproject asks for with an extra, and with the extras that it names in turn."""
+    texts = PROJECT["optional-dependencies"][extra] if extra else PROJECT["dependencies"]
+    for requirement in map(Requirement, texts):
+        if requirement.name == PROJECT["name"]:
+            for other in requirement.extras:
+                yield from asked(other)
+        else:
+            yield requirement
+
+
 def relative(paths):
     return sorted(path.relative_to(ROOT).as_posix() for path in paths)
 
@@ -85,9 +96,9 @@ def test_the_lock_pins_what_pyproject_asks_for(python, system):
         if pin.marker is None or pin.marker.evaluate(machine):
             assert canonicalize_name(pin.name) not in pins, line
             pins[canonicalize_name(pin.name)] = exact.version
-    for text in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]:
-        asked = Requirement(text)
-        assert asked.specifier.contains(pins.get(asked.name, ""), prereleases=True), text
+    for requirement in [*asked(None), *asked("test")]:
+        pin = pins.get(canonicalize_name(requirement.name))
+        assert pin and requirement.specifier.contains(pin, prereleases=True), requirement
 
 
 def test_environment_yml_installs_the_lock():
