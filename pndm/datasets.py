@@ -3,6 +3,7 @@
 Nothing is downloaded here: where files are missing, one line says which and where to put them.
 """
 
+import hashlib
 import io
 import os
 from collections.abc import Callable, Sequence
@@ -257,10 +258,18 @@ class Source:
     load: Callable[..., Dataset[Tensor]]
     split: str
     preprocessing: str
+    nameless: bool = False
 
     def __call__(self, part: Part = "all", root: Path | None = None) -> Dataset[Tensor]:
         """The images of a part, from a folder of datasets or `data_root()`."""
         return self.load(part=part, root=root)
+
+    def label(self, name: str, root: Path | None) -> str:
+        """The dataset's name, and the directory's name and place where it is nothing else."""
+        if not self.nameless or root is None:
+            return name
+        place = hashlib.sha256(str(root.resolve()).encode()).hexdigest()
+        return f"{name}-{root.resolve().name}-{place[:8]}"
 
 
 LSUN = "Resize(256) bilinear, CenterCrop(256)"
@@ -271,7 +280,7 @@ DATASETS = {
     "celeba": Source(celeba, "train", "rows 57…184, columns 25…152, Resize(64) bilinear"),
     "lsun_bedroom": Source(lsun_bedroom, "train", LSUN),
     "lsun_church": Source(lsun_church, "train", LSUN),
-    "folder": Source(folder, "all", "none"),
+    "folder": Source(folder, "all", "none", nameless=True),
 }
 """The datasets by the names that `conf/dataset` gives them. None of them is flipped."""
 

@@ -330,7 +330,7 @@ def compute_reference(
         whole.covariance,
         whole.n,
         images_sha256=digest.hexdigest(),
-        **_expected(dataset, extractor),
+        **_expected(dataset, extractor, root),
     )
 
 
@@ -339,11 +339,11 @@ def _more(whole: Statistics | None, parts: list[Tensor]) -> Statistics:
     return more if whole is None else whole + more
 
 
-def _expected(dataset: str, extractor: Extractor) -> dict[str, str]:
-    """The labels that follow from a dataset's name and an extractor."""
+def _expected(dataset: str, extractor: Extractor, root: Path | None) -> dict[str, str]:
+    """The labels that follow from a dataset and an extractor."""
     source = datasets.source(dataset)
     return {
-        "dataset": dataset,
+        "dataset": source.label(dataset, root),
         "split": source.split,
         "preprocessing": source.preprocessing,
         "extractor": extractor.name,
@@ -351,9 +351,10 @@ def _expected(dataset: str, extractor: Extractor) -> dict[str, str]:
     }
 
 
-def reference_path(dataset: str, extractor: str) -> Path:
+def reference_path(dataset: str, extractor: str, root: Path | None = None) -> Path:
     """Where the reference of a dataset is kept: PNDM_HOME/references/cifar10_inception.npz."""
-    return datasets.home() / "references" / f"{dataset}_{extractor}.npz"
+    name = datasets.source(dataset).label(dataset, root)
+    return datasets.home() / "references" / f"{name}_{extractor}.npz"
 
 
 def reference(
@@ -361,22 +362,26 @@ def reference(
     extractor: Extractor,
     path: Path | str | None = None,
     override: bool = False,
+    root: Path | str | None = None,
 ) -> Reference:
     """The reference to judge samples of a dataset by.
 
     Digits with digits features are computed at once; everything else is read from `path`, by
     default `reference_path`: MissingReference where there is none, ReferenceMismatch where it is
-    of other data, preprocessing or features, which `override` turns into a warning.
+    of other data, preprocessing or features, which `override` turns into a warning. `root` is the
+    directory of the dataset `folder`.
     """
     if path is None and (dataset, extractor.name) == ("digits", "digits"):
         return compute_reference(dataset, extractor)
-    path = Path(path) if path else reference_path(dataset, extractor.name)
+    root = Path(root) if root else None
+    path = Path(path) if path else reference_path(dataset, extractor.name, root)
     try:
         found = Reference.load(path)
     except FileNotFoundError:
+        words = f"dataset={dataset} extractor={extractor.name}" + (f" root={root}" if root else "")
         raise MissingReference(
             f"no reference statistics {path}: make them with `python -m pndm.evaluation "
-            f"reference dataset={dataset} extractor={extractor.name}`"
+            f"reference {words}`"
         ) from None
     if found.mean.shape != (extractor.dimension,):
         raise ReferenceMismatch(
@@ -384,7 +389,7 @@ def reference(
         )
     wrong = [
         f"{name} is {found.labels[name] or 'unknown'!r}, not {value!r}"
-        for name, value in _expected(dataset, extractor).items()
+        for name, value in _expected(dataset, extractor, root).items()
         if found.labels[name] != value
     ]
     if wrong and not override:
@@ -559,16 +564,16 @@ def command_reference(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     make = _pick(EXTRACTORS, extractor, "feature extractor")
     chosen = make(torch.device(device), Path(weights) if weights else None, any_weights)
-    made = compute_reference(
-        dataset, chosen, Path(root) if root else None, batch_size, workers, progress=True
-    )
-    _keep(made, Path(output) if output else reference_path(dataset, chosen.name))
+    place = Path(root) if root else None
+    made = compute_reference(dataset, chosen, place, batch_size, workers, progress=True)
+    _keep(made, Path(output) if output else reference_path(dataset, chosen.name, place))
 
 
 def command_import(file: str, dataset: str, source: str, n: int, output: str = "") -> None:
     """Keep the statistics that others published, labelled as theirs."""
     made = import_reference(Path(file), dataset, source, n)
-    _keep(made, Path(output) if output else reference_path(dataset, source))
+    usual = datasets.home() / "references" / f"{dataset}_{source}.npz"
+    _keep(made, Path(output) if output else usual)
 
 
 def command_floor(seeds: int = 10) -> None:
@@ -604,6 +609,8 @@ def parse(command: Callable[..., None], words: Sequence[str]) -> dict[str, Any]:
             raise ValueError(
                 f"{key}={value} must be {KINDS[parameters[key].annotation]}"
             ) from None
+        if key in LEAST and found[key] < LEAST[key]:
+            raise ValueError(f"{key} must be {LEAST[key]} or more, not {value}")
     missing = [k for k, p in parameters.items() if p.default is p.empty and k not in found]
     if missing:
         raise ValueError(f"{missing[0]}=… is missing")
@@ -615,6 +622,7 @@ PARSERS: dict[Any, Callable[[str], Any]] = {
     int: int,
     bool: {"true": True, "false": False}.__getitem__,
 }
+LEAST = {"batch_size": 1, "workers": 0, "n": 2, "seeds": 1}
 KINDS = {int: "a whole number", bool: "true or false"}
 
 

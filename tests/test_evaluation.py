@@ -165,12 +165,12 @@ def test_the_label_names_what_a_reference_is_of(extractor, tiny):
 
 
 @pytest.mark.parametrize("source", evaluation.FOREIGN)
-def test_foreign_statistics_keep_their_label(source, extractor, tmp_path, capsys):
+def test_foreign_statistics_keep_their_label(source, extractor, tmp_path, home, capsys):
     file = tmp_path / "theirs.npz"
     np.savez(file, mu=np.zeros(64, np.float32), sigma=np.eye(64))
     words = [f"file={file}", "dataset=cifar10", f"source={source}", "n=50000"]
     evaluation.main(["import", *words])
-    path = evaluation.reference_path("cifar10", source)
+    path = home / "references" / f"cifar10_{source}.npz"
     assert f"reference: {path}" in capsys.readouterr().out
     with pytest.raises(evaluation.ReferenceMismatch, match="extractor_sha256 is 'unknown'"):
         evaluation.reference("cifar10", extractor, path)
@@ -248,12 +248,14 @@ def test_a_folder_is_judged_by_an_inception_of_random_weights(tmp_path, monkeypa
     with pytest.raises(SystemExit, match="is not weights-inception"):
         evaluation.main(["reference", *words])
     evaluation.main(["reference", *words, "any_weights=true", "device=cpu", "workers=2"])
-    path = tmp_path / "home" / "references" / "folder_inception_unverified.npz"
+    root = tmp_path / "faces"
+    path = evaluation.reference_path("folder", "inception_unverified", root)
+    assert path.name.startswith("folder-faces-")
     assert f"reference: {path}" in capsys.readouterr().out
 
     extractor = evaluation.extractor("inception", "cpu", tmp_path / "random.pth", any_weights=True)
-    reference = evaluation.reference("folder", extractor)
-    found = list(evaluation.features(datasets.folder(root=tmp_path / "faces"), extractor))
+    reference = evaluation.reference("folder", extractor, root=root)
+    found = list(evaluation.features(datasets.folder(root=root), extractor))
     assert reference.n == 50 and found[0].shape == (32, 2048)
     with pytest.warns(UserWarning, match="50 samples for 2048 features"):
         record = evaluation.fid([Statistics.of(torch.cat(found))], reference)
