@@ -26,14 +26,12 @@ from tqdm import tqdm
 
 from pndm import config, evaluation, images, records
 from pndm.processes import run_workers
+from pndm.statistics import BLOCKS
 from pndm.tracking import Mirror
 from pndm.worker import Job, missing, work
 
 SCHEMA = 1
 """Version of the record's keys."""
-
-BLOCKS = 20
-"""Blocks of the jackknife, as even as the number of images allows."""
 
 PICTURE = 100
 """Images in the picture of samples."""
@@ -165,7 +163,8 @@ def judge(
         return None, None, "fid=off"
     try:
         extractor = evaluation.extractor(cfg.dataset.extractor, job.device)
-        return extractor, evaluation.reference(cfg.dataset.name, extractor), None
+        root = cfg.dataset.root
+        return extractor, evaluation.reference(cfg.dataset.name, extractor, root=root), None
     except evaluation.MissingReference as error:
         print(f"FID is skipped: {error}")
         return None, None, str(error)
