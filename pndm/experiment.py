@@ -265,7 +265,7 @@ def read_json(path: Path) -> Any:
 def run_folder(job: Job) -> Path:
     """outputs/digits/linear/plms-50-0123456789ab."""
     cfg = job.cfg
-    what = json.dumps([job.key, cfg.samples, cfg.fid])
+    what = json.dumps([job.key, cfg.samples, cfg.fid, records.code()])
     name = f"{cfg.solver['name']}-{cfg.steps}-{hashlib.sha256(what.encode()).hexdigest()[:12]}"
     return Path(cfg.outputs) / cfg.dataset.name / cfg.schedule["name"] / name
 

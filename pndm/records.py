@@ -73,13 +73,23 @@ def commit() -> str | None:
     return done.stdout.strip() or None
 
 
+SAMPLING = ("schedules", "grids", "transfer", "gradient", "solvers", "plans", "sampling", "noise")
+SAMPLING += ("flow", "images", "worker", "models")
+"""Modules that determine an image, its configuration and weights given."""
+
+MEASURING = ("datasets", "classifier", "evaluation", "statistics", "experiment")
+"""Modules that determine an FID, the images given."""
+
+
 @cache
-def code() -> str:
-    """A hash of the package's own source: runs of different code never share a folder."""
+def code(modules: tuple[str, ...] = SAMPLING + MEASURING) -> str:
+    """A hash of the source of these modules: runs of different code never share a folder."""
     digest = hashlib.sha256()
     folder = Path(__file__).parent
     for path in sorted(folder.rglob("*.py")):
-        digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
+        name = path.relative_to(folder)
+        if name.parts[0].removesuffix(".py") in modules:
+            digest.update(name.as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
 

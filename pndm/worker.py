@@ -90,7 +90,7 @@ class Job:
         """A hash of what determines an image: configuration, weights, code; not their number."""
         what = {**self.cfg.identity(), "samples": None, "fid": None}
         what["dataset"] = self.cfg.dataset.name
-        content = [what, records.sha256(self.weights), records.code()]
+        content = [what, records.sha256(self.weights), records.code(records.SAMPLING)]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @cached_property
