@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from pndm import config, evaluation, images, records
+from pndm import classifier, config, evaluation, images, records
 from pndm.processes import run_workers
 from pndm.statistics import BLOCKS
 from pndm.tracking import Mirror
@@ -265,7 +265,8 @@ def read_json(path: Path) -> Any:
 def run_folder(job: Job) -> Path:
     """outputs/digits/linear/plms-50-0123456789ab."""
     cfg = job.cfg
-    what = json.dumps([job.key, cfg.samples, cfg.fid, records.code()])
+    measure = [records.code(), records.sha256(classifier.WEIGHTS), cfg.dataset.extractor]
+    what = json.dumps([job.key, cfg.samples, cfg.fid, *measure])
     name = f"{cfg.solver['name']}-{cfg.steps}-{hashlib.sha256(what.encode()).hexdigest()[:12]}"
     return Path(cfg.outputs) / cfg.dataset.name / cfg.schedule["name"] / name
 
