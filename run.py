@@ -35,13 +35,15 @@ def main() -> None:
     """Refuse a wrong command line before anything is written, then let Hydra run the cells."""
     arguments = sys.argv[1:]
     overrides = [a for a in arguments if a not in ("-m", "--multirun")]
+    sweep = len(overrides) < len(arguments)
     if any(a.startswith("-") for a in overrides):  # --help, --cfg job …
         return job()
     try:
-        runs = config.cells(overrides, multirun=len(overrides) < len(arguments))
+        runs = config.cells(overrides, sweep)
         config.require_weights(runs)
         if len(runs) > 1:
             os.environ[SWEEP] = time.strftime("%Y%m%d-%H%M%S")
+        sys.argv[1:] = ["-m"] * sweep + overrides  # Hydra wants its flags first
         job()
         from pndm import experiment
 

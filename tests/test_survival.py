@@ -16,11 +16,12 @@ from pndm import config, experiment, records, worker
 from pndm.tracking import Mirror
 
 ROOT = config.CONF.parent
-RUN = ["solver=ddim", "samples=2000", "wandb.mode=disabled", "device=cpu", "save_images=npz"]
+RUN = ["wandb.mode=disabled", "device=cpu", "save_images=npz"]
+DDIM = ["solver=ddim", "steps=4", "samples=2000"]
 
 
 def start(arguments, folder, **environment):
-    command = [sys.executable, ROOT / "run.py", *RUN, *arguments, f"outputs={folder}"]
+    command = [sys.executable, ROOT / "run.py", *arguments, *RUN, f"outputs={folder}"]
     return subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -53,7 +54,7 @@ def assert_same(one, other):
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
-    finish(start(["steps=4"], folder))
+    finish(start(DDIM, folder))
     return result(folder)
 
 
@@ -61,14 +62,14 @@ def undisturbed(tmp_path_factory):
 def test_twenty_kills_leave_the_result_as_it_would_have_been(undisturbed, tmp_path):
     chance, seen = random.Random(0), {}
     for _ in range(20):
-        process = start(["steps=4"], tmp_path)
+        process = start(DDIM, tmp_path)
         time.sleep(chance.uniform(1, 14))
         process.kill()
         process.communicate()
         shards = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("images/*.shard")}
         assert seen.items() <= shards.items()  # none was lost or made again
         seen = shards
-    finish(start(["steps=4"], tmp_path))
+    finish(start(DDIM, tmp_path))
     shards = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("images/*.shard")}
     assert seen.items() <= shards.items()
     assert_same(result(tmp_path), undisturbed)
@@ -77,14 +78,14 @@ def test_twenty_kills_leave_the_result_as_it_would_have_been(undisturbed, tmp_pa
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 3])
 def test_the_number_of_processes_does_not_show(undisturbed, tmp_path, processes):
-    out = finish(start(["steps=4", f"processes={processes}"], tmp_path))
+    out = finish(start([*DDIM, f"processes={processes}"], tmp_path))
     assert "a worker failed" not in out
     assert_same(result(tmp_path), undisturbed)
 
 
 @pytest.mark.slow
 def test_the_shards_of_a_killed_worker_are_made_by_others(undisturbed, tmp_path):
-    process = start(["steps=4", "processes=2"], tmp_path)
+    process = start([*DDIM, "processes=2"], tmp_path)
     victim = None
     while victim is None:
         assert process.poll() is None, process.communicate()
@@ -104,11 +105,11 @@ def is_worker(process):
 
 @pytest.mark.slow
 def test_of_two_at_once_one_works_and_the_other_reports(tmp_path):
-    first = start(["steps=4"], tmp_path)
+    first = start(DDIM, tmp_path)
     while not list(tmp_path.rglob("status.json")):
         assert first.poll() is None, first.communicate()
         time.sleep(0.02)
-    second = start(["steps=4"], tmp_path)
+    second = start(DDIM, tmp_path)
     _, err = second.communicate()
     assert second.returncode == 1 and "another process" in err and "Traceback" not in err
     finish(first)
@@ -156,9 +157,15 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
 @pytest.mark.slow
 def test_a_dead_server_and_a_bogus_key_cost_seconds(tmp_path):
     environment = {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
-    arguments = ["wandb.mode=online", "steps=2", "samples=50"]
+    arguments = ["wandb.mode=online", "steps=2", "samples=50", f"outputs={tmp_path}"]
     began = time.monotonic()
-    process = start(arguments, tmp_path, **environment, WANDB_MODE="online")
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "run.py", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment, "WANDB_MODE": "online"},
+    )
     out, err = process.communicate()
     assert process.returncode == 0 and "wandb sync" in out, err
     assert "the run goes on" in err
