@@ -5,6 +5,7 @@ import os
 import pickle
 import zipfile
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ TINY = replace(
 )
 
 
+@cache
 def weights(version: int = 0) -> dict:
     """A state_dict under the DDPM names; versions differ in every value."""
     state = UNet(TINY).state_dict()

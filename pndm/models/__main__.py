@@ -42,11 +42,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def show() -> None:
     """Print the weights that are known by name."""
-    averaged = {True: "average", False: "last", None: "?"}
-    rows = [("name", "schedule", "T", "weights", "here", "file")]
+    averaged = {True: "average", False: "last", None: "unknown"}
+    rows = [("name", "schedule", "T", "weights", "MB", "here", "file")]
     for w in WEIGHTS.values():
-        here = "yes" if w.present else "-"
-        rows.append((w.name, w.schedule, str(w.timesteps), averaged[w.ema], here, w.file))
+        size, here = str(w.megabytes or "?"), "yes" if w.present else "-"
+        rows.append((w.name, w.schedule, str(w.timesteps), averaged[w.ema], size, here, w.file))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())

@@ -10,6 +10,7 @@ import pickle
 import re
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -107,7 +108,7 @@ def locate(weights: str) -> Path:
     """The file that a path or an address on the hub means."""
     if weights.startswith(HUB):
         return _from_hub(weights.removeprefix(HUB))
-    path = Path(weights)
+    path = Path(weights).expanduser()
     if path.is_dir():
         for member in MEMBERS:
             if (path / member).is_file():
@@ -159,7 +160,7 @@ def read(path: Path, ema: bool = True) -> Checkpoint:
         else:
             with path.open("rb") as file:
                 content = _unpickle(file, str(path))
-    except (safetensors.SafetensorError, zipfile.BadZipFile) as error:
+    except (safetensors.SafetensorError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise CheckpointError(f"{path} is truncated or damaged ({error}): get it again") from None
     state, packing, average = _unpack(content, ema, path)
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
