@@ -25,6 +25,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from pndm import classifier, config, evaluation, images, records
+from pndm.models import registry
 from pndm.processes import run_workers
 from pndm.statistics import BLOCKS
 from pndm.tracking import Mirror
@@ -306,7 +307,11 @@ def describe(job: Job) -> dict[str, Any]:
             "schedule": cfg.schedule,
             "model": dataclasses.asdict(cfg.model),
         },
-        "weights": {"file": job.weights.name, "sha256": records.sha256(job.weights)},
+        "weights": {
+            "file": job.weights.name,
+            "sha256": records.sha256(job.weights),
+            "ema": None if cfg.model.checkpoint else registry.find(cfg.model.name).ema,
+        },
         "key": job.key,
         "code": records.code(),
         "commit": records.commit(),
