@@ -3,17 +3,19 @@
 #
 # Each makes .venv first, once, from the exact versions in requirements.lock. To choose
 #   the Python:                  make test PYTHON=python3.12
-#   what pip says and where it looks, here what it does: make test PIP_ARGS=-vv
-#   the small CPU build of torch (plain torch on x86-64 Linux is a CUDA build of several GB), whose
-#   index pytorch.org names; `make clean` first where .venv holds the other build:
-#       make run PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+#   what pip says and does:      make test PIP_ARGS=-vv
+#   the small CPU build of torch (plain torch on x86-64 Linux is a CUDA build of several GB), from
+#   the index that pytorch.org names; `make clean` first where .venv holds the other build:
+#                                make run TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
 PYTHON = python3 python3.13 python3.12 python3.11
 PIP_ARGS =
+TORCH_INDEX =
 ARGS =
 
 python = .venv/bin/python
 pip = $(python) -m pip --disable-pip-version-check -qq
+index = $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 fits = import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
 .PHONY: run test test-slow lint lock clean
@@ -41,7 +43,7 @@ lint: .venv/complete
 	    '$(PYTHON). Name it: make PYTHON=/path/to/python3' >&2; exit 1; }
 	@rm -f $@
 	@echo 'Installing into .venv; the first time takes some minutes (PIP_ARGS=-vv shows it) ...'
-	@$(pip) install $(PIP_ARGS) --constraint requirements.lock --editable '.[test]'
+	@$(pip) install $(index) $(PIP_ARGS) --constraint requirements.lock --editable '.[test]'
 	@touch $@
 
 # Keeps what is pinned, unless told otherwise: make lock ARGS="--upgrade-package wandb".
