@@ -73,8 +73,8 @@ def commit() -> str | None:
     return done.stdout.strip() or None
 
 
-SAMPLING = ("schedules", "grids", "transfer", "gradient", "solvers", "plans", "sampling", "noise")
-SAMPLING += ("flow", "images", "worker", "models")
+PAPER = ("schedules", "grids", "transfer", "gradient", "solvers", "plans", "sampling", "noise")
+SAMPLING = (*PAPER, "flow", "images", "worker", "models")
 """Modules that determine an image, its configuration and weights given."""
 
 MEASURING = ("datasets", "classifier", "evaluation", "statistics", "experiment")

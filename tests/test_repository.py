@@ -109,6 +109,15 @@ def test_environment_yml_installs_the_lock():
     assert "--constraint requirements.lock --editable '.[test]'" in (ROOT / "Makefile").read_text()
 
 
+def test_the_readme_names_what_the_makefile_has():
+    readme, makefile = ((ROOT / name).read_text() for name in ("README.md", "Makefile"))
+    for target, variable in re.findall(
+        r"^    make ([\w-]+)(?: ([A-Z_]+)=)?", readme, re.MULTILINE
+    ):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+        assert not variable or re.search(rf"^{variable} =", makefile, re.MULTILINE), variable
+
+
 # The import walls
 
 
