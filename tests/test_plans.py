@@ -122,8 +122,8 @@ def test_coefficients_on_every_grid(kind, grid):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("convention", CONVENTIONS)
-@pytest.mark.parametrize("name", [name for name in SCHEDULES if name != "vp"])
-@pytest.mark.parametrize("steps", [2, 8, 50, 110])
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+@pytest.mark.parametrize("steps", [8, 50, 110])
 def test_coefficients_at_more_steps(kind, name, convention, steps):
     if kind == "prk" and steps > 50:
         steps = 50
