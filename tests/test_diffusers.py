@@ -166,7 +166,7 @@ def test_ddpm_is_their_ddpm(name, clip, variance, steps):
         steps=steps,
         noise=lambda i: noise[i],
     )
-    # theirs adds 1e-10·z where ᾱ is floored and a step has no length, for it cuts variances at 1e-20
+    # where ᾱ is floored a step has no length, but theirs adds 1e-10·z: it cuts variances at 1e-20
     plan = pndm.plan(pndm.solvers.ddpm(variance, clip), schedule, steps)
     moving = torch.tensor([row.noise > 0 for row in plan.rows])
     check(ours, follow_ddpm(theirs, network, x, noise * moving[:, None, None]))
