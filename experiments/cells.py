@@ -1,6 +1,8 @@
 """The measured cells as they are committed: three CSV files that every table follows from."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,11 @@ COLUMNS = [
 ]
 JACKKNIFE = [*KEY, "samples", "fid", *WITHOUT]
 FLOORS = ["dataset", "samples", "extractor", "fid", "sd"]
+
+ALIGNED = {"convention": "aligned"}
+"""The convention of the table's cells."""
+
+Key = tuple[Any, ...]
 
 WHOLE = dict.fromkeys(("steps", "seed", "samples"), "Int64")
 """Columns of whole numbers, some of which may be missing."""
@@ -70,11 +77,19 @@ class Results:
 
     def row(self, dataset: str, cell: Cell) -> pd.Series | None:
         """The measurement of a cell of the table, in the aligned convention."""
-        return _only(self.cells, dataset, cell)
+        return self._rows.get(_key({"dataset": dataset, **ALIGNED, **cell._asdict()}))
 
     def without(self, dataset: str, cell: Cell) -> pd.Series | None:
         """A cell's distance, and those without each block."""
-        return _only(self.jackknife, dataset, cell)
+        return self._without.get(_key({"dataset": dataset, **ALIGNED, **cell._asdict()}))
+
+    @cached_property
+    def _rows(self) -> dict[Key, pd.Series]:
+        return {_key(row): row for _, row in self.cells.iterrows()}
+
+    @cached_property
+    def _without(self) -> dict[Key, pd.Series]:
+        return {_key(row): row for _, row in self.jackknife.iterrows()}
 
     def floor(self, dataset: str) -> float | None:
         """What as many images of the data itself score against the reference, where known."""
@@ -113,14 +128,10 @@ def _sorted(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     kinds = {name: kind for name, kind in WHOLE.items() if name in columns}
     frame = frame[columns].astype(kinds)
     if "options" in columns:
-        frame = frame.assign(options=frame["options"].fillna(""))
+        frame = frame.assign(options=frame["options"].astype(object).fillna(""))
     return frame.sort_values([name for name in KEY if name in columns], ignore_index=True)
 
 
-def _only(frame: pd.DataFrame, dataset: str, cell: Cell) -> pd.Series | None:
-    """The one row of a cell."""
-    wanted = {"dataset": dataset, "convention": "aligned", **cell._asdict()}
-    for name in KEY:
-        same = frame[name].isna() if wanted[name] is None else frame[name] == wanted[name]
-        frame = frame[same.fillna(False).astype(bool)]
-    return frame.iloc[0] if len(frame) else None
+def _key(row: Mapping[str, Any] | pd.Series) -> Key:
+    """What tells a row from the others, comparable: what is missing is None."""
+    return tuple(None if pd.isna(row[name]) else row[name] for name in KEY)

@@ -14,7 +14,6 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 from experiments import tables
 from experiments.cells import Results
 from experiments.fid_by_steps import STEPS, Line
-from pndm.statistics import T_19
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -90,7 +89,7 @@ def write_fid_by_steps(results: Results, dataset: str, folder: Path) -> list[Pat
             ax.set_xlabel("evaluations of the network (NFE)")
             plain_log(ax.xaxis, STEPS)
             plain_log(ax.yaxis)
-        axes[0].set_ylabel(f"FID, {cells['extractor'].iloc[0]} features")
+        axes[0].set_ylabel(f"FID ± standard error, {cells['extractor'].iloc[0]} features")
         handles = {h.get_label(): h for ax in axes for h in _handles(ax)}
         made.legend(handles.values(), handles.keys(), loc="outside right center")
         return save(made, folder / f"fid_by_steps_{dataset}")
@@ -104,7 +103,7 @@ def _handles(ax: Axes) -> list:
 
 
 def draw(ax: Axes, cells: pd.DataFrame, line: Line, colour: str, marker: str, style: str) -> None:
-    """One method's cells with their 95 % bars."""
+    """One method's cells with their standard errors (the intervals are of FID without bias)."""
     mine = cells[(cells["solver"] == line.solver) & (cells["grid"] == line.grid)]
     mine = mine.sort_values("nfe")
     if mine.empty:
@@ -113,7 +112,7 @@ def draw(ax: Axes, cells: pd.DataFrame, line: Line, colour: str, marker: str, st
     ax.errorbar(
         mine["nfe"],
         mine["fid"],
-        yerr=T_19 * mine["se"].fillna(0),
+        yerr=mine["se"].fillna(0),
         color=colour,
         marker=marker,
         ls=style,
