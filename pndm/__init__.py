@@ -10,8 +10,8 @@ __version__ = "0.1.0"
 
 _NAMES = {"plan": "plans", "sample": "sampling", "initial_noise": "noise"}
 _PAPER = ("schedules", "grids", "transfer", "gradient", "solvers", "plans", "sampling", "noise")
-_AROUND = ("flow", "models", "datasets", "images", "evaluation", "train")
-_RUNS = ("config", "records", "tracking", "experiment")
+_AROUND = ("flow", "models", "images", "datasets", "classifier", "statistics", "evaluation")
+_RUNS = ("train", "config", "records", "shards", "worker", "processes", "tracking", "experiment")
 
 
 def __getattr__(name: str) -> Any:
