@@ -17,6 +17,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from pndm import records
+
 Part = Literal["all", "train", "holdout"]
 """All images of the split that the paper uses, a fixed random tenth of them, or the other nine."""
 
@@ -73,14 +75,9 @@ class Pictures(Dataset[Tensor]):
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
-def home() -> Path:
-    """PNDM_HOME, the folder of everything fetched or computed once; by default ~/.cache/pndm."""
-    return Path(os.environ.get("PNDM_HOME") or Path.home() / ".cache" / "pndm").expanduser()
-
-
 def data_root() -> Path:
     """PNDM_DATA, the folder of the datasets; by default `data` in PNDM_HOME."""
-    return Path(os.environ.get("PNDM_DATA") or home() / "data").expanduser()
+    return Path(os.environ.get("PNDM_DATA") or records.home() / "data").expanduser()
 
 
 def indices(count: int, part: Part) -> Tensor:

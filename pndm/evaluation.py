@@ -194,7 +194,7 @@ def _inception(device: torch.device, path: Path | None, any_weights: bool) -> Ex
 
 def _inception_file() -> Path:
     """The weight file in PNDM_HOME, or where torch-fidelity itself would have put it."""
-    ours = datasets.home() / "weights" / INCEPTION
+    ours = records.home() / "weights" / INCEPTION
     for path in (ours, Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION):
         if path.exists():
             return path
@@ -354,7 +354,7 @@ def _expected(dataset: str, extractor: Extractor, root: Path | None) -> dict[str
 def reference_path(dataset: str, extractor: str, root: Path | None = None) -> Path:
     """Where the reference of a dataset is kept: PNDM_HOME/references/cifar10_inception.npz."""
     name = datasets.source(dataset).label(dataset, root)
-    return datasets.home() / "references" / f"{name}_{extractor}.npz"
+    return records.home() / "references" / f"{name}_{extractor}.npz"
 
 
 def reference(
@@ -572,7 +572,7 @@ def command_reference(
 def command_import(file: str, dataset: str, source: str, n: int, output: str = "") -> None:
     """Keep the statistics that others published, labelled as theirs."""
     made = import_reference(Path(file), dataset, source, n)
-    usual = datasets.home() / "references" / f"{dataset}_{source}.npz"
+    usual = records.home() / "references" / f"{dataset}_{source}.npz"
     _keep(made, Path(output) if output else usual)
 
 

@@ -30,6 +30,11 @@ def atomic(path: Path, write: Callable[[Path], Any]) -> None:
         partial.unlink(missing_ok=True)
 
 
+def home() -> Path:
+    """PNDM_HOME, the folder of everything fetched or computed once; by default ~/.cache/pndm."""
+    return Path(os.environ.get("PNDM_HOME") or "~/.cache/pndm").expanduser()
+
+
 @contextlib.contextmanager
 def lock(path: Path, wait: bool = False) -> Iterator[bool]:
     """Whether this process holds the lock at `path` for the length of the block.

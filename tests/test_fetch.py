@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import pndm
+from pndm import records
 from pndm.models import __main__ as cli
 from pndm.models import fetching, registry
 from pndm.models.architectures import ARCHITECTURES
@@ -92,7 +93,7 @@ def refused(weights, match: str) -> str:
 
 def leftovers(weights) -> list[str]:
     """Every file in the cache."""
-    return sorted(path.name for path in registry.home().rglob("*") if path.is_file())
+    return sorted(path.name for path in records.home().rglob("*") if path.is_file())
 
 
 def test_fetch_and_load(server, weights):

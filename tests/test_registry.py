@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from pndm import records
 from pndm.models import __main__ as cli
-from pndm.models import registry
 from pndm.models.registry import ARCHITECTURES, WEIGHTS, CheckpointError, find
 
 PAPER = (
@@ -28,7 +28,7 @@ def test_an_entry_is_complete(weights):
     assert weights.timesteps in (1000, 4000)
     if weights.url:
         assert weights.url.startswith("https://") and weights.file
-        assert weights.path.is_relative_to(registry.home())
+        assert weights.path.is_relative_to(records.home())
     else:
         assert weights.format == "pndm" and weights.path.suffix == ".safetensors"
     assert weights.md5 is None or re.fullmatch("[0-9a-f]{32}", weights.md5)
@@ -94,4 +94,4 @@ def test_reading_it_imports_no_torch():
 def test_list(capsys):
     assert cli.main(["list"]) == 0
     out = capsys.readouterr().out
-    assert all(name in out for name in WEIGHTS) and str(registry.home()) in out
+    assert all(name in out for name in WEIGHTS) and str(records.home()) in out

@@ -10,9 +10,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from pndm import records
 from pndm.models.architectures import ARCHITECTURES
 from pndm.models.fetching import fetch
-from pndm.models.registry import WEIGHTS, CheckpointError, find, home
+from pndm.models.registry import WEIGHTS, CheckpointError, find
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,7 +51,7 @@ def show() -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
-    print(f"fetched files lie under {home() / 'weights'} (set by PNDM_HOME)")
+    print(f"fetched files lie under {records.home() / 'weights'} (set by PNDM_HOME)")
 
 
 def get(name: list[str]) -> None:

@@ -7,11 +7,11 @@ of Ho et al. 2020 (converted to torch by pesser/pytorch_diffusion), of Song et a
 """
 
 import difflib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pndm import records
 from pndm.models.architectures import ARCHITECTURES, Architecture
 
 __all__ = ["ARCHITECTURES", "WEIGHTS", "Architecture", "CheckpointError", "Weights", "find"]
@@ -22,11 +22,6 @@ Format = Literal["ddpm", "ermongroup", "diffusers", "iddpm", "score_sde", "pndm"
 
 class CheckpointError(ValueError):
     """Weights that cannot be used; one line that says what is wrong and what to do."""
-
-
-def home() -> Path:
-    """The folder of fetched files: PNDM_HOME, or ~/.cache/pndm."""
-    return Path(os.environ.get("PNDM_HOME") or "~/.cache/pndm").expanduser()
 
 
 @dataclass(frozen=True)
@@ -59,7 +54,7 @@ class Weights:
         """Where the file is, or is to be put."""
         if not self.url:
             return Path(__file__).parent / "weights" / f"{self.name}.safetensors"
-        return home() / "weights" / self.file
+        return records.home() / "weights" / self.file
 
     @property
     def present(self) -> bool:
