@@ -44,11 +44,13 @@ LOOK = {
 
 
 @contextmanager
-def figure(width: float, height: float, panels: int = 1) -> Iterator[tuple[Figure, list[Axes]]]:
+def figure(
+    width: float, height: float, panels: int = 1, sharey: bool = True
+) -> Iterator[tuple[Figure, list[Axes]]]:
     """A figure of some panels side by side, in the common look, closed afterwards."""
     with plt.rc_context(LOOK):
         made, axes = plt.subplots(
-            1, panels, figsize=(width, height), sharey=True, squeeze=False, layout="constrained"
+            1, panels, figsize=(width, height), sharey=sharey, squeeze=False, layout="constrained"
         )
         try:
             yield made, list(axes[0])

@@ -4,12 +4,14 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 
-from experiments import convergence, coverage, fid_by_steps
+from experiments import convergence, coverage, fid_by_steps, manifold
 from experiments.cells import FOLDER
 from experiments.fid_by_steps import CLAIMS, Cell, Line, Task
-from pndm import config, experiment
+from pndm import config, experiment, schedules
+from pndm.models.analytic import Mixture
 
 
 def test_the_declared_cells():
@@ -148,3 +150,23 @@ def test_coverage_again():
     committed = pd.read_csv(FOLDER / "coverage.csv").iloc[0]
     again = coverage.simulate(4, 200, coverage.SIMULATIONS)
     assert again["paired"] == pytest.approx(committed["paired"], abs=0.005)
+
+
+# Manifold
+
+
+def test_the_exact_network_is_the_mixtures():
+    data, x = torch.randn(2, 6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    even = torch.ones(6, dtype=torch.float64)
+    mixture = Mixture(schedules.linear(), data, even * manifold.BLUR**2, even)
+    t = torch.full((6,), 300.0)
+    found = manifold.exact(schedules.linear(), data)(x, t)
+    assert found == pytest.approx(mixture(x, t), rel=1e-9)
+
+
+def test_committed_norms_regenerate(tmp_path):
+    table = pd.read_csv(FOLDER / "manifold_exact.csv")
+    assert ((table["low"] < table["data"]) & (table["data"] < table["high"])).all()
+    manifold.write(table, tmp_path)
+    page = (tmp_path / "manifold_exact.md").read_text()
+    assert page == (FOLDER / "manifold_exact.md").read_text()
