@@ -86,7 +86,7 @@ def write_fid_by_steps(results: Results, dataset: str, folder: Path) -> list[Pat
                 draw(ax, here, Line(solver, (), grid), colour, marker, line)
             floor = results.floor(dataset)
             if floor is not None:
-                ax.axhline(floor, color="0.35", lw=1, ls=(0, (1, 2)), label="real data")
+                ax.axhline(floor, color="0.35", lw=1, ls=(0, (1, 2)), label="other real data")
             ax.set(title=f"{dataset}, {schedule} schedule", xscale="log", yscale="log")
             ax.set_xlabel("evaluations of the network (NFE)")
             plain_log(ax.xaxis, STEPS)

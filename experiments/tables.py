@@ -168,7 +168,8 @@ def caption(results: Results, dataset: str) -> str:
         )
         floor = results.floor(dataset)
         if floor is not None:
-            origin += f" As many images of the data itself would score {floor:.2f}."
+            origin += " As many images of the data that are not the reference would score"
+            origin += f" {floor:.2f}; networks trained on the reference can come nearer to it."
     theirs = published()
     if dataset in set(theirs["dataset"]):
         origin += " In brackets what others published (experiments/published.csv has the sources)."
