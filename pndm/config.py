@@ -3,6 +3,7 @@
 Nothing here imports torch, so that a typo is answered at once.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import os
@@ -328,8 +329,14 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def _conf():
-    return initialize_config_dir(str(CONF), version_base="1.3")
+@contextlib.contextmanager
+def _conf() -> Iterator[None]:
+    """Hydra at work in conf/; what it cannot compose is a ConfigError."""
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            yield
+    except HydraException as error:
+        raise ConfigError(one_line(error)) from None
 
 
 def _groups() -> dict[str, list[str]]:

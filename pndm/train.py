@@ -79,6 +79,8 @@ def train(cfg: config.Train) -> Path:
     """Train to `cfg.recipe.iterations`, resuming if there is a checkpoint; the weights' path."""
     recipe, out = cfg.recipe, Path(cfg.output)
     device = torch.device(config.device(cfg.device))
+    root = None if cfg.dataset.root is None else Path(cfg.dataset.root)
+    data = datasets.source(cfg.dataset.name)("train" if cfg.holdout else "all", root)
     schedule = config.schedule(cfg.schedule)
     alpha_bar = torch.tensor([schedule.alpha_bar(t) for t in range(schedule.timesteps)])
     alpha_bar = alpha_bar.to(device)
@@ -99,7 +101,6 @@ def train(cfg: config.Train) -> Path:
         start, losses, seconds = saved["iteration"], saved["losses"], saved["seconds"]
         commit = saved["commit"]
 
-    data = datasets.DATASETS[cfg.dataset.name](part="train" if cfg.holdout else "all")
     size = len(data)  # type: ignore[arg-type]  # which torch's Dataset does not promise
     loader = DataLoader(
         data,
