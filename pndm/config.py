@@ -175,7 +175,10 @@ def cells(arguments: list[str], multirun: bool = False) -> list[Run]:
         if swept and not multirun:
             raise ConfigError(f"{swept[0]} has several values: a sweep needs -m (run.py -m …)")
         composed: dict[tuple[str, ...], DictConfig] = {}
-        return [_cell(cell, composed) for cell in _sweep([*chosen, *overrides])]
+        return [
+            validate(_typed(_compose("config", cell, composed)))
+            for cell in _sweep([*chosen, *overrides])
+        ]
 
 
 def compose_train(arguments: list[str]) -> Train:
@@ -188,7 +191,7 @@ def compose_train(arguments: list[str]) -> Train:
         for override in overrides:
             if override.is_sweep_override():
                 raise ConfigError(f"{override.key_or_group} has several values: give one")
-        cfg = _compose("train", overrides)
+        cfg = _compose("train", overrides, {})
     train: Train = _typed(cfg)
     if train.architecture == "auto":
         name = train.schedule["name"]
@@ -424,21 +427,15 @@ def _sweep(overrides: list[Override]) -> Iterator[list[Override]]:
     return (parser.parse_overrides(cell) for cell in batch)
 
 
-def _cell(overrides: list[Override], composed: dict[tuple[str, ...], DictConfig]) -> Run:
+def _compose(
+    name: str, overrides: list[Override], composed: dict[tuple[str, ...], DictConfig]
+) -> DictConfig:
+    """A configuration with these overrides; `composed` keeps it by its choices from groups."""
     groups = _groups()
     chosen = tuple(o.input_line for o in overrides if o.key_or_group in groups)
     if chosen not in composed:
-        composed[chosen] = compose("config", list(chosen))
+        composed[chosen] = compose(name, list(chosen))
     cfg = composed[chosen].copy()
-    for override in overrides:
-        if override.key_or_group not in groups:
-            _set(cfg, override)
-    return validate(_typed(cfg))
-
-
-def _compose(name: str, overrides: list[Override]) -> DictConfig:
-    groups = _groups()
-    cfg = compose(name, [o.input_line for o in overrides if o.key_or_group in groups])
     for override in overrides:
         if override.key_or_group not in groups:
             _set(cfg, override)

@@ -114,9 +114,11 @@ def make(job: Job, folder: Path) -> dict[str, Any]:
     if extractor is not None:
         store = job.features(extractor)
         features += sum(float((store.load(i) or {})["seconds"]) for i in range(job.shards))
-    shards = [job.image_shard(i) for i in range(job.shards)]
-    nfe = np.concatenate([shard["nfe"] for shard in shards])
-    sampling = sum(float(shard["seconds"]) for shard in shards)
+    evaluations, sampling = [], 0.0
+    for shard in map(job.image_shard, range(job.shards)):  # one's images in memory at a time
+        evaluations.append(shard["nfe"])
+        sampling += float(shard["seconds"])
+    nfe = np.concatenate(evaluations)
     return {
         "nfe": int(nfe[0]) if (nfe == nfe[0]).all() else float(nfe.mean()),
         "nfe_range": [int(nfe.min()), int(nfe.max())],
