@@ -9,7 +9,10 @@ from typing import Any
 __version__ = "0.1.0"
 
 _NAMES = {"plan": "plans", "sample": "sampling", "initial_noise": "noise"}
-_PAPER = ("schedules", "grids", "transfer", "gradient", "solvers", "plans", "sampling", "noise")
+_PAPER = (
+    *("schedules", "clocks", "grids", "transfer", "gradient", "multistep", "solvers"),
+    *("prediction", "plans", "sampling", "noise"),
+)
 _AROUND = ("flow", "models", "images", "datasets", "classifier", "statistics", "evaluation")
 _RUNS = ("train", "config", "records", "shards", "worker", "processes", "tracking", "experiment")
 

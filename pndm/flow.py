@@ -11,6 +11,7 @@ import torchode
 from torch import Tensor
 
 from pndm.grids import Grid, named, times
+from pndm.prediction import Prediction, of_output
 from pndm.schedules import Schedule
 from pndm.solvers import ProbabilityFlow
 from pndm.transfer import Classical, phi
@@ -31,6 +32,7 @@ def integrate(
     solver: ProbabilityFlow,
     schedule: Schedule,
     grid: Grid = "leading",
+    prediction: Prediction = "noise",
 ) -> tuple[Tensor, Tensor]:
     """x_0 [B, ...] and the evaluations of the network that each image took, [B] integers.
 
@@ -58,7 +60,9 @@ def integrate(
         if not t.isfinite().all():  # an error norm that was not finite made this step
             raise FloatingPointError(FAILED)
         nodes = [schedule.node(s) for s in t.tolist()]
-        keeps = x.new_tensor([classical.keep(node, node)[:2] for node in nodes])
+        keeps = x.new_tensor(
+            [of_output(classical.keep(node, node)[:2], prediction, node) for node in nodes]
+        )
         return keeps[:, :1] * x + keeps[:, 1:] * evaluate(t, x)
 
     clock = torch.promote_types(x_T.dtype, torch.float32)
@@ -78,7 +82,7 @@ def integrate(
     nfe = 2 + 6 * solution.stats["n_steps"]  # two for the first step size; then first-same-as-last
     if end < 0:
         now = schedule.node(max(end, 0.0))
-        scale, gain = phi(now.alpha_bar, schedule.node(end).alpha_bar)
+        scale, gain = of_output(phi(now.alpha_bar, schedule.node(end).alpha_bar), prediction, now)
         x = scale * x + gain * evaluate(stop, x)
         nfe = nfe + 1
     return x.view(x_T.shape).to(x_T.dtype), nfe

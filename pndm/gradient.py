@@ -5,7 +5,8 @@ stages inside the step (Runge-Kutta), the first evaluations of earlier steps (mu
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -14,6 +15,7 @@ class Gradient:
 
     Stage i is evaluated at t + c_i·(s−t), where x was taken along Σ_j (a_ij/c_i)·k_j; then
     e' = Σ_i b_i·k_i + Σ_j past_j·(first evaluation j+1 steps ago), the weights summing to 1.
+    The c_i count in the time, or in ρ (`clock`).
     """
 
     name: str
@@ -21,6 +23,7 @@ class Gradient:
     past: tuple[float, ...] = ()
     c: tuple[float, ...] = (0.0,)
     a: tuple[tuple[float, ...], ...] = ((),)
+    clock: Literal["t", "rho"] = "t"
 
     def __post_init__(self) -> None:
         stages = len(self.b)
@@ -38,6 +41,15 @@ class Gradient:
     def stages(self) -> int:
         """Evaluations of the network per step."""
         return len(self.b)
+
+    @property
+    def needs(self) -> int:
+        """Steps that must lie behind it."""
+        return len(self.past)
+
+    def tableau(self, *where: object) -> "Gradient":
+        """Itself: its weights do not depend on where it stands (as `Multistep`'s do)."""
+        return self
 
 
 EULER = Gradient("Euler", b=(1.0,))
@@ -62,3 +74,6 @@ RK4 = Gradient(
     a=((), (1 / 2,), (0.0, 1 / 2), (0.0, 0.0, 1.0)),
 )
 """e' = (e_1 + 2e_2 + 2e_3 + e_4)/6, eq. 13: the first three steps of F-PNDM."""
+
+RK4_RHO = replace(RK4, name="Runge-Kutta 4 in ρ", clock="rho")
+"""The same with its middle at the middle of ρ, where φ is Euler's method: order 4."""

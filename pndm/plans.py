@@ -5,6 +5,7 @@ is nothing left to decide while it runs. A plan is that list: exact, printable, 
 number of its rows is the number of network evaluations.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 from pndm.gradient import EULER, Gradient
 from pndm.grids import Grid, times
+from pndm.prediction import Prediction, of_output
 from pndm.schedules import Node, Schedule
 from pndm.solvers import ProbabilityFlow, Solver
 from pndm.transfer import Keep, Move, Transfer
@@ -107,30 +109,77 @@ def terms_written(terms: Sequence[tuple[float, str]]) -> str:
 
 
 def plan(
-    solver: Solver, schedule: Schedule, steps: int | None = None, grid: Grid = "leading"
+    solver: Solver,
+    schedule: Schedule,
+    steps: int | None = None,
+    grid: Grid = "leading",
+    prediction: Prediction = "noise",
 ) -> Plan:
     """Compile a solver on a schedule and a grid (a name, or N+1 descending times); cached.
 
-    ValueError for a grid or a number of steps that does not exist (see `pndm.grids.times`), and
-    for `pf`, which chooses its steps as it goes.
+    `prediction` is what the network returns: noise, data or velocity. ValueError for one that
+    does not exist, for a grid or a number of steps that does not (see `pndm.grids.times`), for
+    fewer steps than a solver's order, and for `pf`, which chooses its steps as it goes.
     """
     if isinstance(solver, ProbabilityFlow):
         raise ValueError("pf is adaptive and has no plan: pndm.sample and pndm.flow integrate it")
-    return _compile(solver, schedule, times(grid, steps, schedule))
+    stands = times(grid, steps, schedule)
+    if solver.order is not None and solver.order > len(stands) - 1:
+        raise ValueError(
+            f"{solver.name} of order {solver.order} needs as many steps, not {len(stands) - 1}: "
+            "take more steps or a lower order"
+        )
+    return _compile(solver, schedule, stands, prediction)
 
 
 @lru_cache(maxsize=256)
-def _compile(solver: Solver, schedule: Schedule, grid: tuple[float, ...]) -> Plan:
+def _compile(
+    solver: Solver,
+    schedule: Schedule,
+    grid: tuple[float, ...],
+    prediction: Prediction = "noise",
+) -> Plan:
     nodes = tuple(schedule.node(t) for t in grid)
     rows: list[Row] = []
     firsts: list[int] = []  # the row of each step's first evaluation, the newest first
     for step, (t, s) in enumerate(pairwise(nodes)):
-        gradient = solver.part(step)
-        if s.time < 0 and gradient.stages > 1:
-            gradient = EULER  # no stage below time 0, where no network was trained
-        rows += _step(solver.transfer, gradient, schedule, (t, s), step, firsts, len(rows))
+        behind, left = nodes[step::-1], len(nodes) - 1 - step
+        part = solver.part(step)
+        if s.time < 0 and part.stages > 1:
+            part = EULER  # no stage below time 0, where no network was trained
+        gradient = part.tableau(schedule, behind, (t, s), left)
+        new = _step(solver.transfer, gradient, schedule, (t, s), step, firsts, len(rows))
+        if solver.corrector is not None:
+            corrected = _correct(solver, schedule, behind, left, [len(rows), *firsts])
+            new = [_after(corrected, row, s == nodes[-1]) for row in new]
+        rows += new
         firsts.insert(0, len(rows) - gradient.stages)
+    rows = [
+        row._replace(keep=of_output(row.keep, prediction, schedule.node(row.time))) for row in rows
+    ]
     return Plan(solver, nodes, _forget(rows))
+
+
+def _correct(
+    solver: Solver, schedule: Schedule, behind: Sequence[Node], left: int, through: Sequence[int]
+) -> Combination:
+    """The step that led to `behind[0]`, taken again with the evaluation there."""
+    if len(behind) == 1 or solver.corrector is None:
+        return STAY
+    ends = behind[1], behind[0]
+    gradient = solver.corrector.tableau(schedule, behind, ends, left + 2)
+    weights = [*gradient.b, *gradient.past]
+    return _along(solver.transfer.move(*ends), weights, (), through[: len(weights)])
+
+
+def _after(corrected: Combination, row: Row, last: bool) -> Row:
+    """A row whose base is first corrected; where another follows, the base stays there."""
+    x = row.point
+    terms = dict(x.terms)
+    for used, weight in corrected.terms:
+        terms[used] = terms.get(used, 0.0) + x.scale * weight
+    point = Combination(x.scale * corrected.scale, tuple(terms.items()))
+    return row._replace(base=point if last else corrected, point=point)
 
 
 def _step(
@@ -145,7 +194,7 @@ def _step(
     """The rows of one step from t to s; `first` is the number of rows before it."""
     t, s = ends
     own = range(first, first + gradient.stages)
-    stops = [_between(schedule, t, s, c) for c in gradient.c]
+    stops = [_between(schedule, t, s, c, gradient.clock) for c in gradient.c]
     keeps = [transfer.keep(stop, t) for stop in stops]
     rows = []
     for i, (stop, keep) in enumerate(zip(stops, keeps, strict=True)):
@@ -163,11 +212,14 @@ def _step(
     return rows
 
 
-def _between(schedule: Schedule, t: Node, s: Node, c: float) -> Node:
-    """The node of the time t + c·(s−t); the ends are what they are."""
-    if c == 0:
-        return t
-    return s if c == 1 else schedule.node(t.time + c * (s.time - t.time))
+def _between(schedule: Schedule, t: Node, s: Node, c: float, clock: str) -> Node:
+    """The node at t + c·(s−t), in the time or in ρ; the ends are what they are."""
+    if c in (0, 1):
+        return s if c else t
+    if clock == "rho" and t.rho != s.rho:
+        rho = t.rho + c * (s.rho - t.rho)
+        return schedule.node(schedule.inverse(-math.log1p(rho * rho)))
+    return schedule.node(t.time + c * (s.time - t.time))
 
 
 def _along(

@@ -78,7 +78,10 @@ def commit() -> str | None:
     return done.stdout.strip() or None
 
 
-PAPER = ("schedules", "grids", "transfer", "gradient", "solvers", "plans", "sampling", "noise")
+PAPER = (
+    *("schedules", "clocks", "grids", "transfer", "gradient", "multistep", "solvers"),
+    *("prediction", "plans", "sampling", "noise"),
+)
 SAMPLING = (*PAPER, "flow", "images", "worker", "models")
 """Modules that determine an image, its configuration and weights given."""
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pndm.grids import Grid
 from pndm.plans import Combination, Plan, plan
+from pndm.prediction import Prediction
 from pndm.schedules import Schedule
 from pndm.solvers import ProbabilityFlow, Solver
 
@@ -22,12 +23,14 @@ def sample(
     schedule: Schedule,
     steps: int | None = None,
     grid: Grid = "leading",
+    prediction: Prediction = "noise",
     noise: Callable[[int], Tensor] | None = None,
     callback: Callable[[int, Tensor], object] | None = None,
 ) -> Tensor:
     """Take x_T [B, ...] to x_0 [B, ...], in the dtype and on the device of x_T.
 
     `steps` steps on a named `grid`, or along the N+1 descending times that `grid` lists.
+    `prediction` says what the denoiser returns: noise, data (x_0) or velocity.
     `noise(row)` gives the z of stochastic methods (see `pndm.noise.step_noise`);
     `callback(row, x)` sees the point after each row of the plan. ValueError for what cannot be
     planned, a missing `noise`, and a denoiser that returns another shape than it was given.
@@ -35,8 +38,9 @@ def sample(
     if isinstance(solver, ProbabilityFlow):
         from pndm import flow
 
-        return flow.integrate(denoiser, x_T, solver, schedule, grid)[0]
-    return execute(plan(solver, schedule, steps, grid), denoiser, x_T, noise, callback)
+        return flow.integrate(denoiser, x_T, solver, schedule, grid, prediction)[0]
+    table = plan(solver, schedule, steps, grid, prediction)
+    return execute(table, denoiser, x_T, noise, callback)
 
 
 @torch.no_grad()

@@ -61,11 +61,15 @@ class Schedule(ABC):
         """d log ᾱ/dt at t, per unit of network time; not positive."""
 
     @abstractmethod
+    def inverse(self, log_alpha_bar: float) -> float:
+        """The time at which log ᾱ has a value, were it linear between whole times (`Table`)."""
+
     def time_at(self, log_alpha_bar: float) -> float:
-        """The inverse of `log_alpha_bar`, for grids that are even in another clock than t.
+        """The inverse of `log_alpha_bar`, for nodes that are placed in another clock than t.
 
         Raises ValueError where the convention makes ᾱ a staircase, which has no inverse.
         """
+        return self.inverse(log_alpha_bar)
 
     def alpha_bar(self, t: float) -> float:
         """ᾱ(t) in float64, for real t in [−1, timesteps−1]; ValueError outside."""
@@ -125,6 +129,9 @@ class Table(Schedule):
                 "the released convention truncates times, so its clock has no inverse: "
                 "use grid=leading, linspace, trailing or quadratic, or convention=aligned"
             )
+        return self.inverse(log_alpha_bar)
+
+    def inverse(self, log_alpha_bar: float) -> float:
         first, last = self._knot(-1), self._knot(self.timesteps - 1)
         if not last <= log_alpha_bar <= first:
             raise ValueError(f"log ᾱ = {log_alpha_bar} lies outside [{last}, {first}]")
@@ -162,7 +169,7 @@ class VP(Schedule):
         s = (t + 1) / self.timesteps
         return -(self.beta_start + (self.beta_end - self.beta_start) * s)
 
-    def time_at(self, log_alpha_bar: float) -> float:
+    def inverse(self, log_alpha_bar: float) -> float:
         depth = -log_alpha_bar / self.timesteps
         rise = self.beta_end - self.beta_start
         s = 2 * depth / (self.beta_start + math.sqrt(self.beta_start**2 + 2 * rise * depth))

@@ -4,31 +4,39 @@ FON and F-PNDM, which the paper's central comparison sets against each other, di
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from pndm.gradient import AB2, AB4, EULER, IMPROVED_EULER, RK4, Gradient
-from pndm.transfer import Ancestral, Classical, Pseudo, ReleasedClassical, Transfer
+from pndm.clocks import Clock
+from pndm.gradient import AB2, AB4, EULER, IMPROVED_EULER, RK4, RK4_RHO, Gradient
+from pndm.multistep import Halfway, Multistep, Weights
+from pndm.transfer import Ancestral, Classical, Data, Pseudo, ReleasedClassical, Transfer
 
 
 @dataclass(frozen=True)
 class Solver:
-    """A fixed-step method: step i takes `starters[i]` where there is one, then `gradient`."""
+    """A fixed-step method: step i takes `starters[i]` where there is one, then `gradient`.
+
+    With a `corrector` the evaluation at the end of a step first takes that step again, and the
+    next one begins where this leads. `order` steps are needed where it is given.
+    """
 
     name: str
     transfer: Transfer
-    gradient: Gradient
+    gradient: Gradient | Multistep
     starters: tuple[Gradient, ...] = ()
+    corrector: Multistep | None = None
+    order: int | None = None
 
     def __post_init__(self) -> None:
         for step, part in enumerate((*self.starters, self.gradient)):
-            if len(part.past) > step:
+            if part.needs > step:
                 raise ValueError(
-                    f"{self.name}: {part.name} looks back {len(part.past)} steps in step {step}: "
-                    "give it as many starters"
+                    f"{self.name}: the gradient part of step {step} looks back {part.needs} "
+                    "steps: give it as many starters"
                 )
 
-    def part(self, step: int) -> Gradient:
+    def part(self, step: int) -> Gradient | Multistep:
         """The gradient part of step `step` (from 0), were the network known everywhere."""
         return self.starters[step] if step < len(self.starters) else self.gradient
 
@@ -106,6 +114,129 @@ def fon_released() -> Solver:
     return Solver("fon_released", ReleasedClassical(), AB4, (RK4,) * 3)
 
 
+TRANSFERS: dict[tuple[str, str], tuple[Callable[..., Transfer], Clock]] = {
+    ("pseudo", "noise"): (Pseudo, "rho"),
+    ("pseudo", "data"): (Data, "1/rho"),
+    ("classical", "noise"): (Classical, "t"),
+}
+"""Transfer parts by kind and by what directions are, each with the clock that is its own."""
+
+
+def multistep(
+    order: int | None = None,
+    weights: Weights = "fixed",
+    predict: Literal["noise", "data"] = "noise",
+    transfer: Literal["pseudo", "classical"] = "pseudo",
+    starter: Literal["ramp", "improved_euler", "prk"] = "ramp",
+    lower_order_final: bool = False,
+    clip: bool = False,
+    halfway: Halfway | None = None,
+) -> Solver:
+    """Any linear multistep method of the frame; NFE = N with the `ramp`, which starts at order 1.
+
+    `order` is 4, or as many as there are steps, unless given. `weights` are Adams-Bashforth's
+    (`fixed`) or exact in t, ρ or λ; directions are noise or images (`predict`), these within ±1
+    with `clip`. `starter` takes one improved Euler step, or Runge-Kutta steps, first.
+    """
+    for key, value, options in (
+        ("weights", weights, ("fixed", "t", "rho", "lambda")),
+        ("predict", predict, ("noise", "data")),
+        ("transfer", transfer, ("pseudo", "classical")),
+        ("starter", starter, ("ramp", "improved_euler", "prk")),
+    ):
+        if value not in options:
+            raise ValueError(f"{key} is {value!r}, but must be {', '.join(options)}")
+    if (transfer, predict) not in TRANSFERS:
+        raise ValueError("transfer=classical moves along the slope: it must predict noise")
+    if clip and predict == "noise":
+        raise ValueError("clip bounds the image: predict must be data")
+    made, own = TRANSFERS[transfer, predict]
+    part = Multistep(4 if order is None else order, weights, own, halfway, lower_order_final)
+    starters = {"ramp": (), "improved_euler": (IMPROVED_EULER,), "prk": (RK4,) * 3}[starter]
+    starters = starters[: part.order - 1]
+    return Solver("multistep", made(clip=1.0 if clip else None), part, starters, order=order)
+
+
+def ipndm(order: int | None = None, lower_order_final: bool = False) -> Solver:
+    """PNDM's weights with a ramp for a start: AB1, AB2, AB3, then AB4; order 2, NFE = N.
+
+    Source: Zhang & Chen 2023 (DEIS), §H, who name it iPNDM; latent-diffusion's PLMS but for
+    its first step.
+    """
+    return replace(multistep(order, lower_order_final=lower_order_final), name="ipndm")
+
+
+def deis(order: int | None = None, lower_order_final: bool = False) -> Solver:
+    """Exact weights in t: tAB-DEIS, of order 4 unless given; NFE = N.
+
+    Source: Zhang & Chen 2023, eq. 15.
+    """
+    return replace(multistep(order, "t", lower_order_final=lower_order_final), name="deis")
+
+
+def lms(order: int | None = None, lower_order_final: bool = False) -> Solver:
+    """Exact weights in ρ, in which φ is Euler's method; of order 4 unless given; NFE = N.
+
+    Source: the linear multistep sampler of Karras et al. 2022's followers (k-diffusion, `lms`).
+    """
+    return replace(multistep(order, "rho", lower_order_final=lower_order_final), name="lms")
+
+
+def dpmpp_2m(clip: bool = False, lower_order_final: bool = False) -> Solver:
+    """x_0-predictions by [1 + 1/2r, −1/2r], r the last step over this one in λ; order 2, NFE = N.
+
+    Source: Lu et al. 2022b (DPM-Solver++), algorithm 2.
+    """
+    made = multistep(2, "lambda", "data", "pseudo", "ramp", lower_order_final, clip, "bh2")
+    return replace(made, name="dpmpp_2m", order=None)
+
+
+def dpmpp_3m(clip: bool = False, lower_order_final: bool = False) -> Solver:
+    """x_0-predictions with exact weights in λ; order 3, NFE = N.
+
+    Source: Lu et al. 2022b (DPM-Solver++), appendix; order 2 is `dpmpp_2m`'s while it starts.
+    """
+    made = multistep(3, "lambda", "data", "pseudo", "ramp", lower_order_final, clip, "bh2")
+    return replace(made, name="dpmpp_3m", order=None)
+
+
+def unipc(
+    order: int | None = None,
+    variant: Halfway = "bh2",
+    predict: Literal["noise", "data"] = "data",
+    lower_order_final: bool = False,
+    clip: bool = False,
+) -> Solver:
+    """Predictor UniP of order 2 or 3 (3 unless given) and its corrector UniC, in λ; NFE = N.
+
+    The evaluation at a predicted point corrects it, and then begins the next step as it is.
+    Source: Zhao et al. 2023 (UniPC), algorithms 5–8, with B(h) = h or e^h − 1.
+    """
+    if order not in (None, 2, 3):
+        raise ValueError(f"order is {order}, but must be 2 or 3")
+    if variant not in ("bh1", "bh2"):
+        raise ValueError(f"variant is {variant!r}, but must be bh1 or bh2")
+    made = multistep(
+        order or 3, "lambda", predict, "pseudo", "ramp", lower_order_final, clip, variant
+    )
+    assert isinstance(made.gradient, Multistep)
+    corrector = replace(made.gradient, order=made.gradient.order + 1)
+    return replace(made, name="unipc", corrector=corrector, order=order)
+
+
+def heun() -> Solver:
+    """Pseudo improved Euler in every step, which is Heun's method in ρ; order 2, NFE = 2N−1.
+
+    Source: Karras et al. 2022 (EDM), algorithm 1.
+    """
+    return Solver("heun", Pseudo(), IMPROVED_EULER)
+
+
+def rk4_rho() -> Solver:
+    """Runge-Kutta with its middle at the middle of ρ, not of t; order 4, NFE = 4N−3."""
+    return Solver("rk4_rho", Pseudo(), RK4_RHO)
+
+
 def pf(rtol: float = 1e-5, atol: float = 1e-5) -> ProbabilityFlow:
     """The probability flow by adaptive RK45, as in Song et al. 2021 §D.4; NFE is measured."""
     return ProbabilityFlow("pf", rtol, atol)
@@ -121,5 +252,14 @@ SOLVERS: dict[str, Callable[..., Solver | ProbabilityFlow]] = {
     "fon": fon,
     "fon_released": fon_released,
     "pf": pf,
+    "ipndm": ipndm,
+    "deis": deis,
+    "lms": lms,
+    "dpmpp_2m": dpmpp_2m,
+    "dpmpp_3m": dpmpp_3m,
+    "unipc": unipc,
+    "heun": heun,
+    "rk4_rho": rk4_rho,
+    "multistep": multistep,
 }
 """The solvers by the names that `conf/solver` gives them."""

@@ -61,6 +61,12 @@ def phi(alpha_t: float, alpha_s: float) -> tuple[float, float]:
     return math.sqrt(alpha_s / alpha_t), -(alpha_s - alpha_t) / (math.sqrt(alpha_t) * mixed)
 
 
+def x_0(here: Node) -> Keep:
+    """The image that the noise e predicts at a node: x_0 = (x − √(1−ᾱ)·e)/√ᾱ."""
+    root = math.sqrt(here.alpha_bar)
+    return Keep(1 / root, -math.sqrt(1 - here.alpha_bar) / root)
+
+
 @dataclass(frozen=True)
 class Pseudo:
     """The transfer part φ of eq. 11, on noise; with `eta` > 0 DDIM's stochastic step.
@@ -86,6 +92,26 @@ class Pseudo:
         sigma = self.eta * posterior_deviation(t, s)
         left = 1 - s.alpha_bar
         return Move(scale, gain - math.sqrt(left) + math.sqrt(max(left - sigma**2, 0.0)), sigma)
+
+
+@dataclass(frozen=True)
+class Data:
+    """The transfer part φ of eq. 11 on the predicted image x_0 in the place of the noise.
+
+    x_s = √((1−ᾱ_s)/(1−ᾱ_t))·x_t + (√ᾱ_s − √ᾱ_t·√((1−ᾱ_s)/(1−ᾱ_t)))·x_0, x_0 within ±clip.
+    Source: Lu et al. 2022b (DPM-Solver++), eq. 9, of first order.
+    """
+
+    clip: float | None = None
+
+    def keep(self, here: Node, start: Node) -> Keep:
+        return x_0(here)
+
+    def move(self, t: Node, s: Node) -> Move:
+        if t.alpha_bar == s.alpha_bar:
+            return Move(1.0, 0.0)
+        scale = math.sqrt((1 - s.alpha_bar) / (1 - t.alpha_bar))
+        return Move(scale, math.sqrt(s.alpha_bar) - math.sqrt(t.alpha_bar) * scale)
 
 
 @dataclass(frozen=True)
@@ -146,8 +172,7 @@ class Ancestral:
             raise ValueError(f"variance is {self.variance!r}, but must be small or large")
 
     def keep(self, here: Node, start: Node) -> Keep:
-        root = math.sqrt(here.alpha_bar)
-        return Keep(1 / root, -math.sqrt(1 - here.alpha_bar) / root)
+        return x_0(here)
 
     def move(self, t: Node, s: Node) -> Move:
         if t.alpha_bar == s.alpha_bar:

@@ -6,12 +6,12 @@ from fractions import Fraction
 import pytest
 
 from pndm import gradient
-from pndm.gradient import AB2, AB3, AB4, EULER, IMPROVED_EULER, RK4, Gradient
+from pndm.gradient import AB2, AB3, AB4, EULER, IMPROVED_EULER, RK4, RK4_RHO, Gradient
 
 PARTS = [value for value in vars(gradient).values() if isinstance(value, Gradient)]
 SINGLE = [part for part in PARTS if part.stages == 1]
 STAGED = [part for part in PARTS if part.stages > 1]
-ORDER = {EULER: 1, AB2: 2, AB3: 3, AB4: 4, IMPROVED_EULER: 2, RK4: 4}
+ORDER = {EULER: 1, AB2: 2, AB3: 3, AB4: 4, IMPROVED_EULER: 2, RK4: 4, RK4_RHO: 4}
 
 
 def exact(number: float) -> Fraction:

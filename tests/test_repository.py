@@ -24,7 +24,10 @@ SYSTEMS = {
     "mac": {"sys_platform": "darwin", "platform_machine": "arm64", "platform_system": "Darwin"},
 }
 
-PAPER = {"schedules", "grids", "transfer", "gradient", "solvers", "plans", "sampling", "noise"}
+PAPER = {
+    *("schedules", "clocks", "grids", "transfer", "gradient", "multistep", "solvers"),
+    *("prediction", "plans", "sampling", "noise"),
+}
 """The modules that are the paper; `flow` belongs to them, with an integrator of its own."""
 OWNERS = {
     "hydra": {"run.py", "pndm/config.py"},

@@ -16,12 +16,12 @@ from pndm.models.analytic import Gaussian, Mixture, Point
 from pndm.noise import initial_noise, step_noise
 from pndm.schedules import SCHEDULES, vp
 from pndm.solvers import SOLVERS, Solver
-from pndm.transfer import Ancestral, Pseudo
+from pndm.transfer import Ancestral, Data, Pseudo
 
 pytestmark = pytest.mark.filterwarnings("ignore:grid=leading with one step:UserWarning")
 
 FIXED = [name for name, factory in SOLVERS.items() if isinstance(factory(), Solver)]
-EXACT = [name for name in FIXED if isinstance(SOLVERS[name]().transfer, Pseudo | Ancestral)]
+EXACT = [name for name in FIXED if isinstance(SOLVERS[name]().transfer, Pseudo | Data | Ancestral)]
 CLOCKED = ("uniform_lambda", "karras")
 
 

@@ -1,0 +1,37 @@
+"""What a network predicts, as the noise that the solvers combine: e = p·x + q·output."""
+
+import math
+from typing import Literal, get_args
+
+from pndm.schedules import Node
+
+Prediction = Literal["noise", "data", "velocity"]
+
+
+def as_noise(prediction: Prediction, alpha_bar: float) -> tuple[float, float]:
+    """(p, q) of e = p·x + q·output, for a network that predicts e itself, x_0, or a velocity.
+
+    data:     e = (x − √ᾱ·x_0)/√(1−ᾱ)
+    velocity: e = √(1−ᾱ)·x + √ᾱ·v, of v = √ᾱ·e − √(1−ᾱ)·x_0 (Salimans & Ho 2022, §4)
+    ᾱ in (0, 1). ValueError for another prediction.
+    """
+    signal, noise = math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar)
+    match prediction:
+        case "noise":
+            return 0.0, 1.0
+        case "data":
+            return 1 / noise, -signal / noise
+        case "velocity":
+            return noise, signal
+        case _:
+            known = ", ".join(get_args(Prediction))
+            raise ValueError(f"no prediction {prediction!r}: use {known}")
+
+
+def of_output(
+    combination: tuple[float, float], prediction: Prediction, here: Node
+) -> tuple[float, float]:
+    """u·x + v·e of the noise e as u·x + v·output of the network, both taken at a node."""
+    u, v = combination
+    p, q = as_noise(prediction, here.alpha_bar)
+    return u + v * p, v * q
