@@ -8,7 +8,7 @@ some clock and use the interpolant's exact mean over the step.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from pndm.clocks import Clock, lagrange, mean_weights, reading
 from pndm.gradient import AB2, AB3, AB4, EULER, Gradient
@@ -41,6 +41,11 @@ class Multistep:
 
     def __post_init__(self) -> None:
         most = len(ADAMS_BASHFORTH) if self.weights == "fixed" else 6
+        if self.weights not in get_args(Weights) or self.halfway not in (None, *get_args(Halfway)):
+            raise ValueError(
+                f"weights={self.weights} halfway={self.halfway}: these must be "
+                f"{', '.join(get_args(Weights))}, and {', '.join(get_args(Halfway))} or none"
+            )
         if type(self.order) is not int or not 1 <= self.order <= most:
             raise ValueError(f"order is {self.order}, but must be a whole number from 1 to {most}")
 

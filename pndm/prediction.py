@@ -12,7 +12,7 @@ def as_noise(prediction: Prediction, alpha_bar: float) -> tuple[float, float]:
     """(p, q) of e = p·x + q·output, for a network that predicts e itself, x_0, or a velocity.
 
     data:     e = (x − √ᾱ·x_0)/√(1−ᾱ)
-    velocity: e = √(1−ᾱ)·x + √ᾱ·v, of v = √ᾱ·e − √(1−ᾱ)·x_0 (Salimans & Ho 2022, §4)
+    velocity: e = √(1−ᾱ)·x + √ᾱ·v, of v = √ᾱ·e − √(1−ᾱ)·x_0 (Salimans & Ho 2022)
     ᾱ in (0, 1). ValueError for another prediction.
     """
     signal, noise = math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar)

@@ -121,6 +121,13 @@ TRANSFERS: dict[tuple[str, str], tuple[Callable[..., Transfer], Clock]] = {
 }
 """Transfer parts by kind and by what directions are, each with the clock that is its own."""
 
+STARTERS: dict[str, tuple[Gradient, ...]] = {
+    "ramp": (),
+    "improved_euler": (IMPROVED_EULER,),
+    "prk": (RK4,) * 3,
+}
+"""The first steps of multistep methods, after which the order rises by one a step."""
+
 
 def multistep(
     order: int | None = None,
@@ -138,38 +145,31 @@ def multistep(
     (`fixed`) or exact in t, ρ or λ; directions are noise or images (`predict`), these within ±1
     with `clip`. `starter` takes one improved Euler step, or Runge-Kutta steps, first.
     """
-    for key, value, options in (
-        ("weights", weights, ("fixed", "t", "rho", "lambda")),
-        ("predict", predict, ("noise", "data")),
-        ("transfer", transfer, ("pseudo", "classical")),
-        ("starter", starter, ("ramp", "improved_euler", "prk")),
-    ):
-        if value not in options:
-            raise ValueError(f"{key} is {value!r}, but must be {', '.join(options)}")
-    if (transfer, predict) not in TRANSFERS:
-        raise ValueError("transfer=classical moves along the slope: it must predict noise")
+    if (transfer, predict) not in TRANSFERS or starter not in STARTERS:
+        raise ValueError(
+            f"transfer={transfer} predict={predict} starter={starter}: these must be pseudo with "
+            f"noise or data, or classical with noise, and {', '.join(STARTERS)}"
+        )
     if clip and predict == "noise":
         raise ValueError("clip bounds the image: predict must be data")
-    made, own = TRANSFERS[transfer, predict]
+    move, own = TRANSFERS[transfer, predict]
     part = Multistep(4 if order is None else order, weights, own, halfway, lower_order_final)
-    starters = {"ramp": (), "improved_euler": (IMPROVED_EULER,), "prk": (RK4,) * 3}[starter]
-    starters = starters[: part.order - 1]
-    return Solver("multistep", made(clip=1.0 if clip else None), part, starters, order=order)
+    starters = STARTERS[starter][: part.order - 1]
+    return Solver("multistep", move(clip=1.0 if clip else None), part, starters, order=order)
 
 
 def ipndm(order: int | None = None, lower_order_final: bool = False) -> Solver:
     """PNDM's weights with a ramp for a start: AB1, AB2, AB3, then AB4; order 2, NFE = N.
 
-    Source: Zhang & Chen 2023 (DEIS), §H, who name it iPNDM; latent-diffusion's PLMS but for
-    its first step.
+    Source: Zhang & Chen 2023 (DEIS), who name it so; latent-diffusion's PLMS but for the start.
     """
     return replace(multistep(order, lower_order_final=lower_order_final), name="ipndm")
 
 
 def deis(order: int | None = None, lower_order_final: bool = False) -> Solver:
-    """Exact weights in t: tAB-DEIS, of order 4 unless given; NFE = N.
+    """Exact weights in t, of order 4 unless given; NFE = N.
 
-    Source: Zhang & Chen 2023, eq. 15.
+    Source: Zhang & Chen 2023 (DEIS), the variant tAB.
     """
     return replace(multistep(order, "t", lower_order_final=lower_order_final), name="deis")
 
@@ -194,7 +194,8 @@ def dpmpp_2m(clip: bool = False, lower_order_final: bool = False) -> Solver:
 def dpmpp_3m(clip: bool = False, lower_order_final: bool = False) -> Solver:
     """x_0-predictions with exact weights in λ; order 3, NFE = N.
 
-    Source: Lu et al. 2022b (DPM-Solver++), appendix; order 2 is `dpmpp_2m`'s while it starts.
+    Source: Lu et al. 2022b (DPM-Solver++), with the whole quadratic term: diffusers has half of
+    it, and order 2. Its second step is `dpmpp_2m`'s.
     """
     made = multistep(3, "lambda", "data", "pseudo", "ramp", lower_order_final, clip, "bh2")
     return replace(made, name="dpmpp_3m", order=None)
@@ -210,7 +211,7 @@ def unipc(
     """Predictor UniP of order 2 or 3 (3 unless given) and its corrector UniC, in λ; NFE = N.
 
     The evaluation at a predicted point corrects it, and then begins the next step as it is.
-    Source: Zhao et al. 2023 (UniPC), algorithms 5–8, with B(h) = h or e^h − 1.
+    Source: Zhao et al. 2023 (UniPC), with B(h) = h (bh1) or e^h − 1 (bh2).
     """
     if order not in (None, 2, 3):
         raise ValueError(f"order is {order}, but must be 2 or 3")

@@ -99,7 +99,7 @@ class Data:
     """The transfer part φ of eq. 11 on the predicted image x_0 in the place of the noise.
 
     x_s = √((1−ᾱ_s)/(1−ᾱ_t))·x_t + (√ᾱ_s − √ᾱ_t·√((1−ᾱ_s)/(1−ᾱ_t)))·x_0, x_0 within ±clip.
-    Source: Lu et al. 2022b (DPM-Solver++), eq. 9, of first order.
+    Source: Lu et al. 2022b (DPM-Solver++), which is of first order the same φ.
     """
 
     clip: float | None = None
