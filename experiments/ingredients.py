@@ -1,4 +1,4 @@
-"""What a multistep method is made of, as data: the cells of `transfer_x_gradient` and `ten_nfe`."""
+"""What a multistep method is made of, as data: the cells of the comparisons beyond the paper."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
