@@ -116,7 +116,7 @@ def measure_fid(cells: Sequence[Cell], more: Sequence[str], folder: Path) -> Non
         row, _ = run(cell, 0, more)
         table = load("fid", folder)
         other = table[(table[CELL] != pd.Series(columns(cell))).any(axis=1)]
-        new = pd.DataFrame([{**columns(cell), **row}])[FOUND]
+        new = pd.DataFrame([{**row, **columns(cell)}])[FOUND]
         save(pd.concat([other, new]) if len(other) else new, "fid", folder)
 
 
