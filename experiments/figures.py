@@ -45,15 +45,20 @@ LOOK = {
 
 @contextmanager
 def figure(
-    width: float, height: float, panels: int = 1, sharey: bool = True
+    width: float, height: float, panels: int = 1, sharey: bool = True, rows: int = 1
 ) -> Iterator[tuple[Figure, list[Axes]]]:
-    """A figure of some panels side by side, in the common look, closed afterwards."""
+    """A figure of some panels side by side, in rows, in the common look, closed afterwards."""
     with plt.rc_context(LOOK):
         made, axes = plt.subplots(
-            1, panels, figsize=(width, height), sharey=sharey, squeeze=False, layout="constrained"
+            rows,
+            panels // rows,
+            figsize=(width, height),
+            sharey=sharey,
+            squeeze=False,
+            layout="constrained",
         )
         try:
-            yield made, list(axes[0])
+            yield made, list(axes.flat)
         finally:
             plt.close(made)
 

@@ -19,9 +19,6 @@ from pndm.schedules import Node, Schedule
 
 Clock = Literal["t", "rho", "lambda", "1/rho"]
 
-POINTS = 8
-"""Nodes of the quadrature between two whole times, where every clock is smooth."""
-
 
 def reading(clock: Clock, node: Node) -> float:
     """What a clock shows at a node: t, ρ, λ = −log ρ or 1/ρ, both infinite at ᾱ = 1."""
@@ -38,20 +35,37 @@ def mean_weights(
     """w_j = ∫ L_j(c) dm / (m_s − m_t) over a step (t, s): c is `clock`, m the transfer's `own`.
 
     L_j are the Lagrange polynomials on the readings of c at `stands`. The integral is exact but
-    for rounding: Gauss-Legendre between whole times, at which tabulated schedules have kinks.
+    for rounding, by Gauss-Legendre on pieces where c is smooth in m.
     """
-    t, s = ends
-    whole = [schedule.node(j) for j in range(math.ceil(t.time) - 1, math.floor(s.time), -1)]
-    edges = [reading(own, node) for node in (t, *whole, s)]
+    edges, points = _pieces(clock, own, schedule, ends)
     convert = _conversion(own, clock, schedule)
     at = [reading(clock, node) for node in stands]
     total = [0.0] * len(at)
     for start, end in pairwise(edges):
-        for place, weight in _gauss(POINTS) if start != end else ():
+        for place, weight in _gauss(points) if start != end else ():
             basis = lagrange(at, convert(start + place * (end - start)))
             share = weight * (end - start) / (edges[-1] - edges[0])
             total = [sum_ + share * value for sum_, value in zip(total, basis, strict=True)]
     return total
+
+
+def _pieces(
+    clock: Clock, own: Clock, schedule: Schedule, ends: tuple[Node, Node]
+) -> tuple[list[float], int]:
+    """The pieces of a step in the clock `own`, and how many points each takes.
+
+    Between times and the other clocks tabulated schedules have a kink at every whole time;
+    otherwise no piece more than doubles its clock.
+    """
+    t, s = ends
+    if clock != own and "t" in (clock, own):
+        whole = [schedule.node(j) for j in range(math.ceil(t.time) - 1, math.floor(s.time), -1)]
+        return [reading(own, node) for node in (t, *whole, s)], 4
+    start, end = reading(own, t), reading(own, s)
+    if clock == own:
+        return [start, end], 4
+    count = 1 + int(abs(math.log2(end / start)))
+    return [start * (end / start) ** (i / count) for i in range(count + 1)], 10
 
 
 def lagrange(at: Sequence[float], x: float) -> list[float]:
