@@ -50,7 +50,9 @@ LAUNCHERS = {
 """The plugin and the program that each preset of conf/launcher needs."""
 
 SPELLINGS = {
-    "fid": {"auto": "auto", "true": "auto", "off": "off", "false": "off"},
+    **dict.fromkeys(
+        ("fid", "kid", "prc"), {"auto": "auto", "true": "auto", "off": "off", "false": "off"}
+    ),
     "save_images": {"npz": "npz", "true": "npz", "png": "png", "false": "false", "off": "false"},
 }
 """Settings that may be written as words or as booleans."""
@@ -114,6 +116,8 @@ class Run:
     precision: str = MISSING
     processes: Any = MISSING
     fid: Any = MISSING
+    kid: Any = MISSING
+    prc: Any = MISSING
     save_images: Any = MISSING
     overwrite: bool = MISSING
     progress: bool = MISSING
@@ -229,8 +233,10 @@ def validate(run: Run) -> Run:
     _one_of("convention", run.convention, ("aligned", "released", "diffusers"))
     _one_of("precision", run.precision, ("fp32", "fp64"))
     _one_of("wandb.mode", run.wandb.mode, ("online", "offline", "disabled"))
-    fid = _spelling("fid", run.fid)
-    save_images = _spelling("save_images", run.save_images)
+    spelt = {key: _spelling(key, getattr(run, key)) for key in SPELLINGS}
+    for key in ("kid", "prc"):
+        if spelt[key] == "auto" and spelt["fid"] == "off":
+            raise ConfigError(f"{key}=auto needs the features of fid=auto, which is off")
     if run.processes != "auto" and (type(run.processes) is not int or run.processes < 1):
         raise ConfigError(f"processes={run.processes}: give a whole number of at least 1, or auto")
     _check_device(run.device)
@@ -244,9 +250,8 @@ def validate(run: Run) -> Run:
             times(grid, run.steps, schedule(settings, run.convention))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"schedule={run.schedule['name']} grid={run.grid}: {error}") from None
-    return dataclasses.replace(
-        run, schedule=settings, model=model, grid=grid, fid=fid, save_images=save_images
-    )
+    made: dict[str, Any] = {"schedule": settings, "model": model, "grid": grid, **spelt}
+    return dataclasses.replace(run, **made)
 
 
 def require_weights(runs: Iterable[Run]) -> None:

@@ -313,12 +313,19 @@ def compute_reference(
     batch_size: int = 64,
     workers: int = 0,
     progress: bool = False,
+    keep: Path | None = None,
 ) -> Reference:
-    """The reference of a dataset, streaming: memory does not grow with the number of images."""
+    """The reference of a dataset, streaming: memory does not grow with the number of images.
+
+    `keep` is where the features themselves go, for `reference_features`: an .npy of [N, D].
+    """
     source = datasets.source(dataset)
     data = source(root=root)
     digest, parts, whole = hashlib.sha256(), [], None
-    for chunk in features(data, extractor, batch_size, workers, digest, progress):
+    found = features(data, extractor, batch_size, workers, digest, progress)
+    if keep is not None:
+        found = _kept(found, (len(data), extractor.dimension), keep)  # type: ignore[arg-type]
+    for chunk in found:
         parts.append(chunk)
         if sum(map(len, parts)) >= 1024:  # fewer, larger Gram products
             whole, parts = _more(whole, parts), []
@@ -332,6 +339,19 @@ def compute_reference(
         images_sha256=digest.hexdigest(),
         **_expected(dataset, extractor, root),
     )
+
+
+def _kept(chunks: Iterable[Tensor], shape: tuple[int, int], path: Path) -> Iterator[Tensor]:
+    """The same chunks, written to an .npy as they pass: whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial, at = path.with_name(f".{path.name}.partial"), 0
+    rows = np.lib.format.open_memmap(partial, "w+", np.float32, shape)
+    for chunk in chunks:
+        rows[at : at + len(chunk)] = chunk
+        at += len(chunk)
+        yield chunk
+    rows.flush()
+    partial.replace(path)
 
 
 def _more(whole: Statistics | None, parts: list[Tensor]) -> Statistics:
@@ -397,6 +417,31 @@ def reference(
     if wrong:
         warnings.warn(f"{path} is used although {'; '.join(wrong)}", stacklevel=2)
     return found
+
+
+def features_path(dataset: str, extractor: str, root: Path | None = None) -> Path:
+    """Where the features of a reference are kept: PNDM_HOME/references/cifar10_inception.npy."""
+    return reference_path(dataset, extractor, root).with_suffix(".npy")
+
+
+def reference_features(
+    dataset: str, extractor: Extractor, root: Path | str | None = None
+) -> Tensor:
+    """The features [N, D] of a dataset's images, which KID and precision and recall need.
+
+    Of digits they are computed, of others read: MissingReference where they were not kept.
+    """
+    if (dataset, extractor.name) == ("digits", "digits"):
+        return torch.cat(list(features(datasets.digits(), extractor)))
+    path = features_path(dataset, extractor.name, Path(root) if root else None)
+    try:
+        return torch.from_numpy(np.load(path, mmap_mode="c"))
+    except FileNotFoundError:
+        words = f"dataset={dataset} extractor={extractor.name}" + (f" root={root}" if root else "")
+        raise MissingReference(
+            f"no features {path}: keep them with `python -m pndm.evaluation reference {words} "
+            "keep_features=true`"
+        ) from None
 
 
 def import_reference(path: Path, dataset: str, source: str, n: int) -> Reference:
@@ -483,7 +528,11 @@ def checked_distance(a: Statistics, b: Reference | Statistics) -> float:
 def kid(
     generated: Tensor, real: Tensor, subsets: int = 100, subset_size: int = 1000, seed: int = 0
 ) -> dict[str, float]:
-    """Kernel distance (Bińkowski et al. 2018) of features [N, D] and [M, D]: mean and sd."""
+    """Kernel distance (Bińkowski et al. 2018) of features [N, D] and [M, D]: mean and sd.
+
+    Over random subsets, of fewer images than `subset_size` where there are no more.
+    """
+    subset_size = min(subset_size, len(generated), len(real))
     from torch_fidelity.metric_kid import (
         KEY_METRIC_KID_MEAN,
         KEY_METRIC_KID_STD,
@@ -498,7 +547,8 @@ def kid(
         rng_seed=seed,
         verbose=False,
     )
-    return {"mean": found[KEY_METRIC_KID_MEAN], "sd": found[KEY_METRIC_KID_STD]}
+    numbers = {"value": found[KEY_METRIC_KID_MEAN], "sd": found[KEY_METRIC_KID_STD]}
+    return {**numbers, "subsets": subsets, "subset_size": subset_size, "seed": seed}
 
 
 def precision_recall(generated: Tensor, real: Tensor, neighbours: int = 3) -> dict[str, float]:
@@ -512,7 +562,8 @@ def precision_recall(generated: Tensor, real: Tensor, neighbours: int = 3) -> di
     found = prc_features_to_metric(
         generated.double(), real.double(), prc_neighborhood=neighbours, verbose=False
     )
-    return {"precision": found[KEY_METRIC_PRECISION], "recall": found[KEY_METRIC_RECALL]}
+    numbers = {"precision": found[KEY_METRIC_PRECISION], "recall": found[KEY_METRIC_RECALL]}
+    return {**numbers, "neighbours": neighbours}
 
 
 def floor(real: Tensor, seeds: Iterable[int] = range(10)) -> dict[str, Any]:
@@ -558,14 +609,16 @@ def command_reference(
     workers: int = 0,
     device: str = "auto",
     output: str = "",
+    keep_features: bool = False,
 ) -> None:
-    """Compute the reference statistics of a dataset and keep them."""
+    """Compute the reference statistics of a dataset and keep them, and the features if asked."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     make = _pick(EXTRACTORS, extractor, "feature extractor")
     chosen = make(torch.device(device), Path(weights) if weights else None, any_weights)
     place = Path(root) if root else None
-    made = compute_reference(dataset, chosen, place, batch_size, workers, progress=True)
+    keep = features_path(dataset, chosen.name, place) if keep_features else None
+    made = compute_reference(dataset, chosen, place, batch_size, workers, True, keep)
     _keep(made, Path(output) if output else reference_path(dataset, chosen.name, place))
 
 

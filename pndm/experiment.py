@@ -13,7 +13,7 @@ import shutil
 import sys
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -110,6 +110,7 @@ def make(job: Job, folder: Path) -> dict[str, Any]:
         fid = not_measured(cfg, "one image has no covariance: raise samples")
     else:
         fid = evaluation.fid(blocks(job, extractor), reference)
+    more = others(job, extractor) if extractor is not None else {}
     features = time.monotonic() - began
     if extractor is not None:
         store = job.features(extractor)
@@ -123,6 +124,7 @@ def make(job: Job, folder: Path) -> dict[str, Any]:
         "nfe": int(nfe[0]) if (nfe == nfe[0]).all() else float(nfe.mean()),
         "nfe_range": [int(nfe.min()), int(nfe.max())],
         "fid": fid,
+        **more,
         "seconds": {"sampling": round(sampling, 3), "features": round(features, 3)},
         "shards": {"made": len(todo), "found": job.shards - len(todo)},
         "device": str(job.device),
@@ -171,6 +173,30 @@ def judge(
     except evaluation.MissingReference as error:
         print(f"FID is skipped: {error}")
         return None, None, str(error)
+
+
+def others(job: Job, extractor: evaluation.Extractor) -> dict[str, Any]:
+    """KID, precision and recall where they are asked for; or why there are none."""
+    cfg, found = job.cfg, {}
+    asked: dict[str, Callable[..., dict[str, Any]]]
+    asked = {"kid": evaluation.kid, "prc": evaluation.precision_recall}
+    for name, measure in asked.items():
+        if getattr(cfg, name) == "off":
+            continue
+        try:
+            real = evaluation.reference_features(cfg.dataset.name, extractor, cfg.dataset.root)
+            found[name] = measure(generated(job, extractor), real)
+        except evaluation.MissingReference as error:
+            print(f"{name} is skipped: {error}")
+            found[name] = {"reason": str(error)}
+    return found
+
+
+def generated(job: Job, extractor: evaluation.Extractor) -> torch.Tensor:
+    """The features [samples, D] of a run."""
+    store = job.features(extractor)
+    rows = [torch.from_numpy((store.load(i) or {})["features"]) for i in range(job.shards)]
+    return torch.cat(rows)[: job.cfg.samples]
 
 
 def not_measured(cfg: config.Run, reason: str | None) -> dict[str, Any]:
@@ -269,7 +295,7 @@ def run_folder(job: Job) -> Path:
     """outputs/digits/linear/plms-50-0123456789ab."""
     cfg = job.cfg
     measure = [records.code(), records.sha256(classifier.WEIGHTS), cfg.dataset.extractor]
-    what = json.dumps([job.key, cfg.samples, cfg.fid, *measure])
+    what = json.dumps([job.key, cfg.samples, cfg.fid, cfg.kid, cfg.prc, *measure])
     name = f"{cfg.solver['name']}-{cfg.steps}-{hashlib.sha256(what.encode()).hexdigest()[:12]}"
     return Path(cfg.outputs) / cfg.dataset.name / cfg.schedule["name"] / name
 
@@ -346,6 +372,9 @@ def show(record: dict[str, Any]) -> None:
     table.add_row("data", f"{record['dataset']}, {record['schedule']}, {record['model']}")
     table.add_row("solver", f"{record['solver']}, {record['steps']} steps, {record['nfe']:g} NFE")
     table.add_row("FID", value)
+    for name, numbers in ((name, record[name]) for name in ("kid", "prc") if name in record):
+        shown = (f"{key} {value:.4g}" for key, value in numbers.items() if key != "reason")
+        table.add_row(name.upper(), numbers.get("reason") or ", ".join(shown))
     table.add_row(
         "time", f"{seconds['sampling']:.1f} s sampling, {seconds['features']:.1f} s features"
     )

@@ -88,7 +88,7 @@ class Job:
     @cached_property
     def key(self) -> str:
         """A hash of what determines an image: configuration, weights, code; not their number."""
-        what = {**self.cfg.identity(), "samples": None, "fid": None}
+        what = self.cfg.identity() | dict.fromkeys(("samples", "fid", "kid", "prc"))
         what["dataset"] = self.cfg.dataset.name
         content = [what, records.sha256(self.weights), records.code(records.SAMPLING)]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

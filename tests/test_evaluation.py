@@ -266,9 +266,21 @@ def test_a_folder_is_judged_by_an_inception_of_random_weights(tmp_path, monkeypa
 def test_kid_and_precision_recall(real):
     a, b = real[::2], real[1::2]
     alike, far = (evaluation.kid(x, a, 20, 200) for x in (b, b + 3))
-    assert abs(alike["mean"]) < 0.05 * far["mean"]
-    assert evaluation.precision_recall(a, a) == {"precision": 1, "recall": 1}
-    assert evaluation.precision_recall(a + 100, a) == {"precision": 0, "recall": 0}
+    assert abs(alike["value"]) < 0.05 * far["value"]
+    same, away = (evaluation.precision_recall(x, a) for x in (a, a + 100))
+    assert same == {"precision": 1, "recall": 1, "neighbours": 3}
+    assert away == {"precision": 0, "recall": 0, "neighbours": 3}
+
+
+def test_features_are_kept_with_a_reference_and_read_again(extractor, tiny):
+    with pytest.raises(evaluation.MissingReference, match="keep_features=true"):
+        evaluation.reference_features(tiny, extractor)
+    evaluation.main(["reference", f"dataset={tiny}", "extractor=digits", "keep_features=true"])
+    found = evaluation.reference_features(tiny, extractor)
+    want = extractor(datasets.digits().images[:100])
+    torch.testing.assert_close(found.double(), want, rtol=1e-6, atol=1e-6)
+    kept = evaluation.features_path(tiny, "digits")
+    assert [path.name for path in kept.parent.glob(".*")] == []
 
 
 def test_the_floor_is_the_bias_of_two_halves():

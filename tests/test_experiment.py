@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import pndm
-from pndm import config, experiment, images, worker
+from pndm import config, evaluation, experiment, images, worker
 from pndm.models import registry
 
 ROOT = config.CONF.parent
@@ -56,6 +56,21 @@ def test_the_record_is_complete_and_the_picture_shows_the_samples(run):
     assert picture.size[0] == picture.size[1] > 400
     assert json.loads((folder / "status.json").read_text())["status"] == "complete"
     assert not list(folder.parent.rglob("*.partial"))
+
+
+def test_kid_and_precision_recall_are_options(run):
+    record, folder = run("kid=auto", "prc=auto", "samples=40")
+    extractor = evaluation.extractor("digits")
+    (cfg,) = config.cells([*SMALL, f"outputs={folder.parent.parent.parent}", "samples=40"])
+    images_ = torch.from_numpy(worker.Job(cfg).image_shard(0)["images"])
+    real = evaluation.reference_features("digits", extractor)
+    assert record["kid"] == pytest.approx(evaluation.kid(extractor(images_), real))
+    assert record["kid"]["subset_size"] == 40
+    assert record["prc"] == pytest.approx(evaluation.precision_recall(extractor(images_), real))
+    without, other = run("samples=40")
+    assert other != folder and not {"kid", "prc"} & set(without)
+    assert without["fid"]["value"] == record["fid"]["value"]
+    assert without["shards"] == {"made": 0, "found": 1}
 
 
 def test_images_are_those_of_their_seeds_in_order(run):

@@ -93,7 +93,8 @@ def refused(weights, match: str) -> str:
 
 def leftovers(weights) -> list[str]:
     """Every file in the cache."""
-    return sorted(path.name for path in records.home().rglob("*") if path.is_file())
+    found = (path for path in records.home().rglob("*") if path.is_file())
+    return sorted(path.name for path in found if path.suffix != ".lock")
 
 
 def test_fetch_and_load(server, weights):
@@ -104,6 +105,16 @@ def test_fetch_and_load(server, weights):
     assert unet.provenance["name"] == "small" and unet.provenance["ema"] is True
     fetching.fetch(weights, progress=False)
     assert server.starts == [0]  # what is there is not fetched again
+
+
+def test_two_that_fetch_at_once_share_one_download(server, weights):
+    threads = [threading.Thread(target=fetching.fetch, args=(weights, False)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert weights.path.read_bytes() == server.content
+    assert server.starts == [0]
 
 
 def test_a_download_that_broke_off_goes_on(server, weights):

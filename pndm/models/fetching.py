@@ -10,6 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from pndm import records
 from pndm.models import files
 from pndm.models.registry import CheckpointError, Weights
 
@@ -22,12 +23,20 @@ def fetch(weights: Weights, progress: bool = True) -> Path:
 
     The download goes to a hidden file beside its place, which the next call goes on with if it
     breaks off; it is renamed when its first bytes, its size and, where one is published, its
-    hash are right. CheckpointError with the address and the place of the file otherwise.
+    hash are right. CheckpointError with the address and the place of the file otherwise. Of two
+    that fetch the same at once the second waits, and finds it.
     """
     path = weights.path
-    if weights.present or not weights.url:
-        files.verify(weights.require(), weights)
-        return path
+    with records.lock(records.home() / "locks" / path.name, wait=True):
+        if weights.present or not weights.url:
+            files.verify(weights.require(), weights)
+        else:
+            fetch_missing(weights, path, progress)
+    return path
+
+
+def fetch_missing(weights: Weights, path: Path, progress: bool) -> None:
+    """Download what is not there, verify it, and put it in its place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     download = from_drive if weights.url.startswith("https://drive.google.com/") else from_web
@@ -40,7 +49,6 @@ def fetch(weights: Weights, progress: bool = True) -> Path:
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     os.replace(partial, path)
-    return path
 
 
 def from_web(weights: Weights, partial: Path, progress: bool) -> None:
