@@ -1,0 +1,110 @@
+"""What the released code's shifted index costs: FID and distance by convention.
+
+    python -m experiments.conventions            # digits: what is missing, then the page
+
+`aligned` moves x with the ᾱ that the network was trained on and ends at the image; `released`, the
+authors' code, tells the network t and moves x with ᾱ[t+1]; `diffusers` ends at ᾱ[0]. The distance
+is to the fine solution in the aligned convention, from the same noise and time. The aligned cells
+are the main table's.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+import pndm
+from experiments import collect
+from experiments.cells import FOLDER, Results
+from experiments.fid_by_steps import ALL_DIGITS, Cell
+from experiments.tables import NAMES, markdown
+from experiments.transfer_x_gradient import solution
+from pndm import config, experiment, records
+from pndm.solvers import SOLVERS
+
+SCHEDULES = ("linear", "cosine")
+METHODS = ("ddim", "plms")
+STEPS = (10, 20, 50)
+CONVENTIONS = ("aligned", "released", "diffusers")
+IMAGES = 32
+
+KEY = ["schedule", "solver", "steps", "convention"]
+COLUMNS = [*KEY, "rmse", "fid", "se", "low", "high", "samples", "code", "commit"]
+
+
+def distances() -> pd.DataFrame:
+    """The distance of every cell to the fine solution."""
+    x_T = pndm.initial_noise(range(IMAGES), (1, 8, 8))
+    rows = []
+    for name in SCHEDULES:
+        network, make = pndm.models.load(f"digits_{name}"), pndm.schedules.SCHEDULES[name]
+        for steps in STEPS:
+            start = pndm.grids.times("leading", steps, make())[0]
+            fine = solution(network, make(), x_T, start)
+            for solver in METHODS:
+                for convention in CONVENTIONS:
+                    x = pndm.sample(
+                        network,
+                        x_T,
+                        solver=SOLVERS[solver](),
+                        schedule=make(convention=convention),
+                        steps=steps,
+                    )
+                    rmse = (x - fine).square().mean().sqrt().item()
+                    rows.append([name, solver, steps, convention, round(rmse, 6)])
+    return pd.DataFrame(rows, columns=[*KEY, "rmse"])
+
+
+def distance_of_feature(row: pd.Series, more: Sequence[str]) -> dict:
+    """The FID of a cell: of the main table where it is aligned, else by a run."""
+    if row["convention"] == "aligned":
+        cell = Cell(row["schedule"], row["solver"], "leading", "", row["steps"], 0)
+        found = Results.load(FOLDER).row("digits", cell)
+        return {} if found is None else {name: found[name] for name in COLUMNS[5:]}
+    words = [f"{name}={row[name]}" for name in KEY]
+    (cfg,) = config.cells(["dataset=digits", *words, f"samples={ALL_DIGITS}", *more])
+    record = collect.row(json.loads(experiment.run(cfg, "conventions").read_text()))
+    return {name: record[name] for name in COLUMNS[5:]}
+
+
+def page(table: pd.DataFrame) -> str:
+    """FID and distance by convention, in Markdown."""
+    rows = []
+    for (schedule, solver, steps), group in table.groupby(KEY[:3], sort=False):
+        row = {"schedule": schedule, "method": NAMES[solver], "steps": str(steps)}
+        for _, cell in group.iterrows():
+            fid = "not run" if pd.isna(cell["fid"]) else f"{cell['fid']:.2f} ± {cell['se']:.2f}"
+            row[cell["convention"]] = f"{fid} ({cell['rmse']:.3f})"
+        rows.append(row)
+    return (
+        "# Conventions: which ᾱ belongs to which time\n\n"
+        f"FID of {ALL_DIGITS} digits ± standard error, and in brackets the distance of {IMAGES} "
+        "images to the fine solution in the aligned convention.\n\n"
+        f"    python -m experiments.conventions\n\n{markdown(pd.DataFrame(rows))}\n"
+    )
+
+
+def write(table: pd.DataFrame, folder: Path) -> list[Path]:
+    """conventions.md, from conventions.csv."""
+    path = folder / "conventions.md"
+    path.write_text(page(table))
+    return [path]
+
+
+def main(more: Sequence[str]) -> None:
+    """Measure what is missing, then write; SystemExit with one line if it cannot."""
+    path = FOLDER / "conventions.csv"
+    try:
+        table = distances()
+        found = [distance_of_feature(row, more) for _, row in table.iterrows()]
+    except config.EXPECTED as error:
+        sys.exit(f"error: {config.one_line(error)}")
+    table = pd.concat([table, pd.DataFrame(found)], axis=1)[COLUMNS]
+    records.atomic(path, lambda partial: table.to_csv(partial, index=False))
+    write(pd.read_csv(path), FOLDER)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
