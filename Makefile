@@ -1,4 +1,5 @@
 # make run     the embedded default, or another run: make run ARGS="solver=ddim steps=20"
+# make paper   a table of the paper: plan, runs, comparison, as in make paper DATASET=cifar10
 # make test    the fast tests;  make test-slow: the long ones;  make lint: ruff and mypy
 #
 # Each makes .venv first, once, from the exact versions in requirements.lock. To choose
@@ -10,6 +11,7 @@
 
 PYTHON = python3 python3.13 python3.12 python3.11
 PIP_ARGS =
+DATASET = digits
 TORCH_INDEX =
 ARGS =
 
@@ -18,10 +20,13 @@ pip = $(python) -m pip --disable-pip-version-check -qq
 index = $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 fits = import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
-.PHONY: run test test-slow lint lock clean
+.PHONY: run paper test test-slow lint lock clean
 
 run: .venv/complete
 	@$(python) run.py $(ARGS)
+
+paper: .venv/complete
+	@$(python) -m experiments.paper dataset=$(DATASET) $(ARGS)
 
 test: .venv/complete
 	@$(python) -m pytest $(ARGS)

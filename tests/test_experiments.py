@@ -7,10 +7,24 @@ import pytest
 import torch
 import yaml
 
-from experiments import convergence, coverage, fid_by_steps, manifold
+import pndm
+from experiments import (
+    convergence,
+    cost,
+    coverage,
+    fid_by_steps,
+    ingredients,
+    manifold,
+    paper,
+    schedules,
+    ten_nfe,
+    trained,
+    trajectory,
+    transfer_x_gradient,
+)
 from experiments.cells import FOLDER
 from experiments.fid_by_steps import CLAIMS, Cell, Line, Task
-from pndm import config, experiment, schedules
+from pndm import config, experiment
 from pndm.models.analytic import Mixture
 
 
@@ -158,15 +172,128 @@ def test_coverage_again():
 def test_the_exact_network_is_the_mixtures():
     data, x = torch.randn(2, 6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     even = torch.ones(6, dtype=torch.float64)
-    mixture = Mixture(schedules.linear(), data, even * manifold.BLUR**2, even)
+    mixture = Mixture(pndm.schedules.linear(), data, even * manifold.BLUR**2, even)
     t = torch.full((6,), 300.0)
-    found = manifold.exact(schedules.linear(), data)(x, t)
+    found = manifold.exact(pndm.schedules.linear(), data)(x, t)
     assert found == pytest.approx(mixture(x, t), rel=1e-9)
 
 
-def test_committed_norms_regenerate(tmp_path):
-    table = pd.read_csv(FOLDER / "manifold_exact.csv")
+@pytest.mark.parametrize("model", ["exact", "digits_linear"])
+def test_committed_norms_regenerate(tmp_path, model):
+    table = pd.read_csv(FOLDER / f"manifold_{model}.csv")
     assert ((table["low"] < table["data"]) & (table["data"] < table["high"])).all()
     manifold.write(table, tmp_path)
-    page = (tmp_path / "manifold_exact.md").read_text()
-    assert page == (FOLDER / "manifold_exact.md").read_text()
+    page = (tmp_path / f"manifold_{model}.md").read_text()
+    assert page == (FOLDER / f"manifold_{model}.md").read_text()
+
+
+# The other pages
+
+
+@pytest.mark.parametrize("module", [trained, cost, schedules])
+def test_committed_pages_regenerate(module, tmp_path):
+    name = module.__name__.rpartition(".")[2]
+    (path, *_) = module.write(pd.read_csv(FOLDER / f"{name}.csv"), tmp_path)
+    assert path.read_text() == (FOLDER / path.name).read_text()
+
+
+def test_the_trained_networks_errors_fall(tmp_path):
+    table = pd.read_csv(FOLDER / "trained.csv")
+    for (_, solver), group in table.groupby(["schedule", "solver"]):
+        assert group["error"].iloc[-1] < group["error"].iloc[0], solver
+    at_50 = table[table["steps"] == 50].set_index(["schedule", "solver"])["error"]
+    for schedule in trained.SCHEDULES:
+        assert max(at_50[schedule, "plms"], at_50[schedule, "s_pndm"]) < at_50[schedule, "ddim"]
+
+
+def test_cost_is_measured_for_every_method(monkeypatch):
+    monkeypatch.setattr(cost, "STEPS", 4)
+    monkeypatch.setattr(cost, "BATCH", 2)
+    table = cost.measure(rounds=1)
+    assert list(table["solver"]) == list(cost.METHODS)
+    assert (table["seconds"] > 0).all() and "÷ DDIM" in cost.page(table)
+    assert list(table["nfe"]) == [4, 4, 5, 13, 13, 13, 13]
+
+
+def test_slerp_stays_on_the_sphere():
+    a, b = pndm.initial_noise([1, 2], (1, 8, 8)).double()
+    b = b * a.norm() / b.norm()
+    torch.testing.assert_close(trajectory.slerp(a, b, 0.0), a)
+    torch.testing.assert_close(trajectory.slerp(a, b, 1.0), b)
+    for share in (0.2, 0.5, 0.9):
+        assert trajectory.slerp(a, b, share).norm().item() == pytest.approx(a.norm().item())
+
+
+def test_a_path_ends_at_the_sample():
+    strip = trajectory.path("plms", seed=3, steps=5)
+    x_0 = pndm.sample(
+        pndm.models.load("digits_linear"),
+        pndm.initial_noise([3], (1, 8, 8)),
+        solver=pndm.solvers.plms(),
+        schedule=pndm.schedules.linear(),
+        steps=5,
+    )
+    assert strip.shape == (6, 1, 8, 8) and torch.equal(strip[-1:], x_0)
+
+
+# The paper's table of a dataset
+
+
+def test_flops_without_weights():
+    assert paper.flops("digits_linear") == pytest.approx(13.65e6, rel=1e-3)
+    assert paper.flops("ddpm_cifar10") == pytest.approx(12.1e9, rel=0.02)
+
+
+def test_the_plan_counts_evaluations():
+    table = paper.plan("celeba", [0]).set_index("method")
+    assert table.loc["plms", "evaluations"] == 50_000 * sum(n + 9 for n in fid_by_steps.STEPS)
+    assert (table["GPU hours"] > 0).all()
+
+
+def test_weights_that_are_missing_are_told_after_the_plan(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("PNDM_HOME", str(tmp_path))
+    with pytest.raises(SystemExit, match="models fetch ddpm_cifar10"):
+        paper.main(["dataset=cifar10"])
+    assert "GPU hours at 50 TFLOP/s" in capsys.readouterr().out
+
+
+def test_a_dataset_without_a_table_is_refused():
+    with pytest.raises(SystemExit, match="no table of dataset=lsun_church"):
+        paper.main(["dataset=lsun_church", "only=plan"])
+
+
+def test_verdicts_of_the_comparison():
+    row = pd.Series({"status": "complete", "fid": 3.4, "se": 0.05})
+    assert paper.judged(row, 3.34)["verdict"] == "within the uncertainty"
+    assert paper.judged(row, 3.1)["verdict"] == "ours is higher"
+    assert paper.judged(row, 4.0)["verdict"] == "ours is lower"
+    assert paper.judged(None, 4.0) == {"verdict": "not run"}
+    assert paper.judged(row | {"status": "failed"}, 3.4)["verdict"] == "not run"
+
+
+# Beyond the paper
+
+
+def test_cells_make_the_evaluations_that_they_say():
+    cells = {*ingredients.trajectories(), *ingredients.distances()}
+    for cell in cells:
+        assert cell.method.solver().nfe(cell.steps) == cell.nfe
+        (cfg,) = (
+            config.cells(transfer_x_gradient.words(cell))
+            if cell in ingredients.distances()[:3]
+            else (None,)
+        )
+        if cfg is not None:
+            assert config.solver(cfg.solver) == cell.method.solver()
+
+
+def test_the_lowest_of_few_evaluations_is_chosen():
+    method = ingredients.Method("pseudo", "noise", "t", 3)
+    rows = [
+        {**transfer_x_gradient.columns(ingredients.Cell("linear", method, grid, nfe)), "fid": fid}
+        for grid, nfe, fid in (("leading", 10, 2.0), ("quadratic", 10, 1.0), ("karras", 20, 0.1))
+    ]
+    cell = ten_nfe.best(pd.DataFrame(rows), "linear")
+    assert cell == ingredients.Cell("linear", method, "quadratic", 10)
+    with pytest.raises(FileNotFoundError, match="only=fid"):
+        ten_nfe.best(pd.DataFrame(rows), "cosine")

@@ -1,0 +1,140 @@
+"""The paper's table of one dataset from beginning to end: plan, runs, comparison, verdicts.
+
+    make paper DATASET=cifar10
+    python -m experiments.paper dataset=cifar10 only=plan
+
+Prints what it will take, makes what is missing of the main table's cells (an interrupted command
+goes on), collects, and sets every published number beside ours. Any other key=value goes to the
+runs, as in run.py.
+"""
+
+import math
+import sys
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
+
+from experiments import collect, fid_by_steps, tables
+from experiments.cells import FOLDER, Results, published
+from experiments.fid_by_steps import PF_NFE, Cell
+from pndm import config
+from pndm.models.architectures import ARCHITECTURES
+from pndm.statistics import T_19
+
+RATE = 50e12
+"""FLOP/s of a graphics card in single precision with TF32, about a third of an A100's peak."""
+
+
+def flops(architecture: str) -> float:
+    """Floating-point operations of one evaluation on one image, counted without any weights."""
+    from pndm.models.unet import UNet
+
+    arch = ARCHITECTURES[architecture]
+    with torch.device("meta"):
+        x = torch.empty(1, arch.in_channels, arch.image_size, arch.image_size)
+        network, t = UNet(arch).eval(), torch.empty(1)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network(x, t)
+    return counter.get_total_flops()
+
+
+def plan(dataset: str, seeds: Sequence[int]) -> pd.DataFrame:
+    """Cells, evaluations of the network and expected GPU hours, by schedule and method."""
+    (cfg,) = config.cells([f"dataset={dataset}"])
+    samples = fid_by_steps.ALL_DIGITS if dataset == "digits" else cfg.samples
+    rows = []
+    for cell in fid_by_steps.cells(tables.schedules(dataset), seeds):
+        nfe = config.solver({"name": cell.solver}).nfe(cell.steps) or PF_NFE
+        each = flops(cfg.dataset.models[cell.schedule])
+        hours = nfe * samples * each / RATE / 3600
+        row = {"schedule": cell.schedule, "method": cell.solver, "cells": 1}
+        rows.append({**row, "evaluations": nfe * samples, "GPU hours": hours})
+    table = pd.DataFrame(rows)
+    return table.groupby(["schedule", "method"], sort=False, as_index=False).sum()
+
+
+def show_plan(table: pd.DataFrame, dataset: str) -> None:
+    """Print the plan and its sum."""
+    shown = Table(*table.columns)
+    for row in table.itertuples(index=False):
+        shown.add_row(row[0], row[1], str(row[2]), f"{row[3]:,}", f"{row[4]:.1f}")
+    Console().print(shown)
+    total = table["GPU hours"].sum()
+    print(
+        f"{dataset}: {table['cells'].sum()} cells, about {total:.1f} GPU hours at "
+        f"{RATE / 1e12:.0f} TFLOP/s; what is complete is found again"
+    )
+
+
+def compare(results: Results, dataset: str) -> pd.DataFrame:
+    """Every published number of a dataset beside ours, and whether they agree."""
+    theirs = published()
+    rows = []
+    for _, number in theirs[theirs["dataset"] == dataset].iterrows():
+        row = {name: number[name] for name in ("schedule", "method", "steps")}
+        row |= {"published": number["fid"], "source": number["source"]}
+        rows.append({**row, **judged(ours(results, dataset, number), number["fid"])})
+    columns = ["schedule", "method", "steps", "published", "fid", "se", "verdict", "source"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def ours(results: Results, dataset: str, number: pd.Series) -> pd.Series | None:
+    """Our cell of a published number, None where the table has none."""
+    if pd.isna(number["steps"]):
+        return None
+    solver, _, grid = number["method"].partition("_quadratic")
+    grid = "quadratic" if number["method"].endswith("_quadratic") else "leading"
+    return results.row(dataset, Cell(number["schedule"], solver, grid, "", number["steps"], 0))
+
+
+def judged(row: pd.Series | None, value: float) -> dict:
+    """Our FID, and whether the published one lies within t₁₉ standard errors of it."""
+    if row is None or row["status"] != "complete" or pd.isna(row["fid"]):
+        return {"verdict": "not run"}
+    found = {"fid": row["fid"], "se": row["se"]}
+    if pd.isna(row["se"]):
+        return {**found, "verdict": "no uncertainty known"}
+    if math.isclose(row["fid"], value, abs_tol=T_19 * row["se"]):
+        return {**found, "verdict": "within the uncertainty"}
+    return {**found, "verdict": "ours is lower" if row["fid"] < value else "ours is higher"}
+
+
+def show_comparison(table: pd.DataFrame) -> None:
+    """Print the comparison."""
+    shown = Table("schedule", "method", "steps", "published", "ours", "verdict", "source")
+    for row in table.itertuples(index=False):
+        fid = "" if pd.isna(row.fid) else f"{row.fid:.2f} ± {row.se:.2f}"
+        steps = "" if pd.isna(row.steps) else str(row.steps)
+        theirs = f"{row.published:.2f}"
+        shown.add_row(row.schedule, row.method, steps, theirs, fid, row.verdict, row.source)
+    Console().print(shown)
+
+
+def main(words: Sequence[str]) -> None:
+    """Plan, run, collect, compare; SystemExit with one line if it cannot."""
+    try:
+        own, _ = fid_by_steps.split(words)
+        (cfg,) = config.cells([f"dataset={own['dataset']}"])
+        if not set(tables.schedules(own["dataset"])) <= set(cfg.dataset.models):
+            raise config.ConfigError(
+                f"the paper has no table of dataset={own['dataset']}: digits, cifar10, celeba do"
+            )
+        seeds = [int(seed) for seed in own["seed"].split(",")]
+        show_plan(plan(own["dataset"], seeds), own["dataset"])
+    except config.EXPECTED as error:
+        sys.exit(f"error: {config.one_line(error)}")
+    if own["only"] == "plan":
+        return
+    fid_by_steps.main(words)
+    outputs = next((w.partition("=")[2] for w in words if w.startswith("outputs=")), "outputs")
+    collect.main([outputs])
+    table = compare(Results.load(FOLDER), own["dataset"])
+    show_comparison(table) if len(table) else print(f"{own['dataset']}: nothing was published")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
