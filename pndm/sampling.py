@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pndm.grids import Grid
-from pndm.plans import Combination, Plan, plan
+from pndm.plans import Combination, Plan, Row, plan
 from pndm.prediction import Prediction
 from pndm.schedules import Schedule
 from pndm.solvers import ProbabilityFlow, Solver
@@ -69,19 +69,34 @@ def execute(
                 f"evaluation {i} at time {row.time:g}: the denoiser returned shape "
                 f"{tuple(e.shape)} for x of shape {tuple(x_T.shape)}"
             )
-        kept[i] = _keep(row.keep, row.clip, point, e.to(x_T.dtype))
-        if row.point == row.base:
-            base = point = _combine(row.base, base, kept)
-        else:
-            point = _combine(row.point, base, kept)
-            base = _combine(row.base, base, kept)
-        if row.noise and noise is not None:
-            base = point = base + row.noise * noise(i).to(base)
-        for used in row.drop:
-            del kept[used]
+        z = noise(i) if row.noise and noise is not None else None
+        base, point = advance(i, row, e.to(x_T.dtype), base, point, kept, z)
         if callback is not None:
             callback(i, point)
     return point
+
+
+def advance(
+    i: int,
+    row: Row,
+    e: Tensor,
+    base: Tensor,
+    point: Tensor,
+    kept: dict[int, Tensor],
+    z: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The base and the point after row i, whose evaluation at `point` was e; `kept` is updated."""
+    kept[i] = _keep(row.keep, row.clip, point, e)
+    if row.point == row.base:
+        base = point = _combine(row.base, base, kept)
+    else:
+        point = _combine(row.point, base, kept)
+        base = _combine(row.base, base, kept)
+    if z is not None:
+        base = point = base + row.noise * z.to(base)
+    for used in row.drop:
+        del kept[used]
+    return base, point
 
 
 def _keep(keep: tuple[float, float], clip: float | None, point: Tensor, e: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ OWNERS = {
     "omegaconf": {"run.py", "pndm/config.py"},
     "wandb": {"pndm/tracking.py"},
     "torch_fidelity": {"pndm/evaluation.py"},
+    "diffusers": {"pndm/integrations/diffusers.py"},
 }
 """Packages that only these files import."""
 

@@ -1,0 +1,266 @@
+"""Every method of this package as a scheduler of diffusers, and a pipeline around it.
+
+    from pndm.integrations.diffusers import PlanScheduler
+    pipe.scheduler = PlanScheduler.from_config(pipe.scheduler.config, solver="plms")
+
+One call of `step` is one row of the plan, whose arithmetic is that of `pndm.sample`. Rows are
+counted, so a time may be met twice; every number of steps works, no evaluation is wasted, and
+what a network predicts is made noise before anything is combined.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers import ConfigMixin, DiffusionPipeline, ImagePipelineOutput, SchedulerMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerOutput
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from pndm import grids, schedules
+from pndm.plans import Plan, plan
+from pndm.prediction import Prediction
+from pndm.sampling import advance
+from pndm.schedules import Convention, Schedule
+from pndm.solvers import SOLVERS, Solver
+
+PREDICTIONS: dict[str, Prediction] = {
+    "epsilon": "noise",
+    "sample": "data",
+    "v_prediction": "velocity",
+}
+"""diffusers' names of what a network predicts."""
+
+
+class PlanScheduler(SchedulerMixin, ConfigMixin):
+    """A solver by name (with `solver_options`) on a grid, in the place of any other scheduler.
+
+    The first eight settings are those of diffusers' schedulers and mean what they mean there:
+    `set_alpha_to_one` ends at ᾱ = 1 (our `aligned` convention) instead of ᾱ[0] (`diffusers`), and
+    `steps_offset` shifts the leading grid. `grid` is the grid's name where it is not given by
+    `timestep_spacing`. ValueError for what does not exist.
+    """
+
+    _compatibles = [kind.name for kind in KarrasDiffusionSchedulers] + ["DDPMScheduler"]
+    order = 1
+    init_noise_sigma = 1.0
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        beta_start: float = 1e-4,
+        beta_end: float = 0.02,
+        beta_schedule: str = "linear",
+        trained_betas: Sequence[float] | None = None,
+        prediction_type: str = "epsilon",
+        set_alpha_to_one: bool = True,
+        steps_offset: int = 0,
+        timestep_spacing: str = "leading",
+        solver: str = "plms",
+        solver_options: dict[str, Any] | None = None,
+        grid: str | None = None,
+    ) -> None:
+        if prediction_type not in PREDICTIONS:
+            raise ValueError(
+                f"prediction_type={prediction_type} does not exist: use {', '.join(PREDICTIONS)}"
+            )
+        fixed = [name for name in SOLVERS if name != "pf"]
+        if solver not in fixed:
+            raise ValueError(f"solver={solver} does not exist: use {', '.join(fixed)}")
+        grids.named(grid or timestep_spacing)
+        made = SOLVERS[solver](**(solver_options or {}))
+        assert isinstance(made, Solver)
+        self.solver: Solver = made
+        convention: Convention = "aligned" if set_alpha_to_one else "diffusers"
+        self.schedule = trained_schedule(
+            num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, convention
+        )
+        alphas = [self.schedule.alpha_bar(t) for t in range(num_train_timesteps)]
+        self.alphas_cumprod = torch.tensor(alphas)
+        self.timesteps = torch.arange(num_train_timesteps - 1, -1, -1)
+        self.num_inference_steps: int | None = None
+        self.plan: Plan | None = None
+        self._begin: int | None = None
+        self._row = -1  # not begun
+        self._base = torch.empty(0)
+        self._kept: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        return int(self.config.num_train_timesteps)
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: torch.device | str | None = None,
+        timesteps: Sequence[float] | None = None,
+    ) -> None:
+        """Plan so many steps, or those that begin at the descending `timesteps`.
+
+        `self.timesteps` then holds the time of every evaluation, fractional ones too.
+        """
+        if (num_inference_steps is None) == (timesteps is None):
+            raise ValueError("give either num_inference_steps or timesteps")
+        if timesteps is None:
+            nodes = self._nodes(num_inference_steps)
+        else:
+            nodes = (*map(float, timesteps), -1.0)
+        self.plan = self._compile(nodes)
+        self.num_inference_steps = self.plan.steps
+        times = torch.tensor(self.plan.times, dtype=torch.float32)
+        whole = bool((times == times.round()).all())
+        self.timesteps = (times.long() if whole else times).to(device)
+        self._begin, self._row = None, -1
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Begin at a later evaluation, as image-to-image pipelines do."""
+        self._begin = begin_index
+
+    def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
+        """The sample as it is."""
+        return sample
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: Any,
+        sample: Tensor,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        return_dict: bool = True,
+    ) -> SchedulerOutput | tuple[Tensor]:
+        """One row of the plan: from an evaluation at `sample` to the point of the next one."""
+        if self.plan is None:
+            raise ValueError("call set_timesteps before step")
+        if self._row < 0:
+            self._start(float(timestep))
+        if self._row == self.plan.nfe:
+            raise ValueError(f"all {self.plan.nfe} evaluations are made: call set_timesteps again")
+        i, row = self._row, self.plan.rows[self._row]
+        before = self.plan.rows[i - 1]
+        base = sample if i == 0 or before.point == before.base else self._base
+        z = None
+        if row.noise:
+            z = randn_tensor(sample.shape, generator, sample.device, sample.dtype)
+        e = model_output.to(sample.dtype)
+        self._base, point = advance(i, row, e, base, sample, self._kept, z)
+        self._row = i + 1
+        return SchedulerOutput(prev_sample=point) if return_dict else (point,)
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """√ᾱ·x_0 + √(1−ᾱ)·e at the time of each image."""
+        signal, rest = self._mix(original_samples, timesteps)
+        return signal * original_samples + rest * noise
+
+    def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """√ᾱ·e − √(1−ᾱ)·x_0, what networks of v_prediction are trained on."""
+        signal, rest = self._mix(sample, timesteps)
+        return signal * noise - rest * sample
+
+    def _mix(self, like: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        alphas = [self.schedule.alpha_bar(float(t)) for t in timesteps.flatten()]
+        a = torch.tensor(alphas, dtype=torch.float64).view(-1, *[1] * (like.ndim - 1))
+        return a.sqrt().to(like), (1 - a).sqrt().to(like)
+
+    def _nodes(self, steps: int | None) -> tuple[float, ...]:
+        grid = self.config.grid or self.config.timestep_spacing
+        nodes = grids.times(grid, steps, self.schedule)
+        if grid != "leading" or not self.config.steps_offset:
+            return nodes
+        last = self.config.num_train_timesteps - 1
+        return (*(min(t + self.config.steps_offset, last) for t in nodes[:-1]), -1.0)
+
+    def _compile(self, nodes: Sequence[float]) -> Plan:
+        prediction = PREDICTIONS[self.config.prediction_type]
+        return plan(self.solver, self.schedule, grid=nodes, prediction=prediction)
+
+    def _start(self, time: float) -> None:
+        """Stand at the first evaluation, or at the later one that a pipeline begins with."""
+        assert self.plan is not None
+        self._row, self._kept = 0, {}
+        times = self.plan.times
+        begin = self._begin if self._begin is not None else _first(times, time)
+        if begin == 0:
+            return
+        node = self.plan.rows[begin - 1].ends
+        if node is not None:
+            rest = self._compile([stand.time for stand in self.plan.nodes[node:]])
+            if rest.times == times[begin:]:
+                self.plan = rest
+                return
+        raise ValueError(
+            f"{self.solver.name} cannot begin at evaluation {begin}, where a step is under way or "
+            "its starters are over: use a solver of one evaluation a step, as ipndm or deis"
+        )
+
+
+def _first(times: Sequence[float], time: float) -> int:
+    """The position of a time; the first where it is met twice, 0 where it is not there."""
+    return next((i for i, t in enumerate(times) if abs(t - time) < 1e-3), 0)
+
+
+def trained_schedule(
+    timesteps: int,
+    beta_start: float,
+    beta_end: float,
+    beta_schedule: str,
+    trained_betas: Sequence[float] | None,
+    convention: Convention,
+) -> Schedule:
+    """The schedule that diffusers' settings describe; ValueError for one that we have not."""
+    if trained_betas is not None:
+        return schedules.from_betas("trained", trained_betas, convention)
+    ends: dict[str, Any] = {"beta_start": beta_start, "beta_end": beta_end}
+    match beta_schedule:
+        case "linear":
+            return schedules.linear(timesteps, convention=convention, **ends)
+        case "scaled_linear":
+            return schedules.scaled_linear(timesteps, convention=convention, **ends)
+        case "squaredcos_cap_v2":
+            return schedules.cosine(timesteps, convention)
+    raise ValueError(
+        f"beta_schedule={beta_schedule} does not exist: use linear, scaled_linear, "
+        "squaredcos_cap_v2, or give trained_betas"
+    )
+
+
+class PNDMPipeline(DiffusionPipeline):
+    """Unconditional images from a UNet of diffusers; another scheduler is taken over."""
+
+    model_cpu_offload_seq = "unet"
+
+    def __init__(self, unet: torch.nn.Module, scheduler: Any) -> None:
+        super().__init__()
+        if unet is None:
+            raise ValueError("PNDMPipeline needs a unet: pass unet=UNet2DModel(...)")
+        if not isinstance(scheduler, PlanScheduler):
+            scheduler = PlanScheduler.from_config(scheduler.config)
+        self.register_modules(unet=unet, scheduler=scheduler)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        batch_size: int = 1,
+        num_inference_steps: int = 50,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> ImagePipelineOutput | tuple[Any]:
+        """Images as "pil" (the default), "np" [B, H, W, C] in [0, 1] or "pt" [B, C, H, W]."""
+        if output_type not in ("pil", "np", "pt"):
+            raise ValueError(f"output_type={output_type} does not exist: use pil, np or pt")
+        size = self.unet.config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        shape = (batch_size, self.unet.config.in_channels, height, width)
+        x = randn_tensor(shape, generator, self._execution_device, self.unet.dtype)
+        self.scheduler.set_timesteps(num_inference_steps, device=x.device)
+        for t in self.progress_bar(self.scheduler.timesteps):
+            e = self.unet(x, t).sample
+            x = self.scheduler.step(e, t, x, generator=generator).prev_sample
+        images: Any = (x / 2 + 0.5).clamp(0, 1)
+        if output_type != "pt":
+            images = images.cpu().permute(0, 2, 3, 1).float().numpy()
+        if output_type == "pil":
+            images = self.numpy_to_pil(images)
+        self.maybe_free_model_hooks()
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
