@@ -392,7 +392,7 @@ def reference(
     directory of the dataset `folder`.
     """
     if path is None and (dataset, extractor.name) == ("digits", "digits"):
-        return compute_reference(dataset, extractor)
+        return _digits_reference(extractor.sha256)
     root = Path(root) if root else None
     path = Path(path) if path else reference_path(dataset, extractor.name, root)
     try:
@@ -417,6 +417,12 @@ def reference(
     if wrong:
         warnings.warn(f"{path} is used although {'; '.join(wrong)}", stacklevel=2)
     return found
+
+
+@cache
+def _digits_reference(sha256: str) -> Reference:
+    """The reference of digits by the classifier of this hash, made once in a process."""
+    return compute_reference("digits", extractor("digits"))
 
 
 def features_path(dataset: str, extractor: str, root: Path | None = None) -> Path:

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pndm import config, evaluation, flow, images, models, noise, records, sampling
+from pndm import config, evaluation, images, models, noise, records, sampling
 from pndm.models import registry
 from pndm.models.unet import UNet
 from pndm.plans import plan
@@ -123,13 +123,8 @@ class Job:
     def network(self) -> UNet:
         """The network on its device and in its precision."""
         model = self.cfg.model
-        if model.checkpoint is None:
-            network = models.load(model.name)
-        else:
-            network = models.load(
-                model.checkpoint, architecture=model.architecture, format=model.format
-            )
-        return network.to(self.device, self.dtype)
+        file = (model.checkpoint or model.name, model.architecture, model.format)
+        return loaded(*file, records.sha256(self.weights), self.device, self.dtype)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -147,6 +142,8 @@ class Job:
         solver, schedule = config.solver(cfg.solver), config.schedule(cfg.schedule, cfg.convention)
         x_T = noise.initial_noise(seeds, self.shape).to(self.device, self.dtype)
         if isinstance(solver, ProbabilityFlow):
+            from pndm import flow
+
             x_0, nfe = flow.integrate(denoiser, x_T, solver, schedule, cfg.grid)
             bar.update(int(nfe.sum()))
         else:
@@ -167,6 +164,20 @@ class Job:
             self.network(x, t).sum().item()
             seconds = time.monotonic() - began
         return seconds / len(x)
+
+
+@lru_cache(maxsize=1)
+def loaded(
+    name: str,
+    architecture: str | None,
+    format: str,
+    sha256: str,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> UNet:
+    """The network of a file of this content; that of the last run is kept for the next one."""
+    network = models.load(name, architecture=architecture, format=format)
+    return network.to(device, dtype)
 
 
 def missing(job: Job, extractor: evaluation.Extractor | None) -> list[int]:

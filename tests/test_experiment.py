@@ -26,6 +26,12 @@ KEYS = (
 )
 
 
+@pytest.fixture(autouse=True)
+def forget_networks():
+    """Some tests break one, and a process keeps the last."""
+    worker.loaded.cache_clear()
+
+
 @pytest.fixture
 def run(tmp_path):
     """Make a run in a fresh outputs folder; its record and its folder."""
@@ -56,6 +62,17 @@ def test_the_record_is_complete_and_the_picture_shows_the_samples(run):
     assert picture.size[0] == picture.size[1] > 400
     assert json.loads((folder / "status.json").read_text())["status"] == "complete"
     assert not list(folder.parent.rglob("*.partial"))
+
+
+def test_runs_of_one_process_share_the_network(run, monkeypatch):
+    calls, load = [], pndm.models.load
+    monkeypatch.setattr(worker.models, "load", lambda *a, **k: calls.append(a) or load(*a, **k))
+    first, _ = run("solver=ddim")
+    run("solver=plms")
+    assert len(calls) == 1
+    run("schedule=cosine")
+    again, _ = run("solver=ddim", "overwrite=true")
+    assert len(calls) == 3 and again["fid"] == first["fid"]
 
 
 def test_kid_and_precision_recall_are_options(run):
