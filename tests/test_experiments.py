@@ -201,9 +201,10 @@ def test_the_trained_networks_errors_fall(tmp_path):
     table = pd.read_csv(FOLDER / "trained.csv")
     for (_, solver), group in table.groupby(["schedule", "solver"]):
         assert group["error"].iloc[-1] < group["error"].iloc[0], solver
-    at_50 = table[table["steps"] == 50].set_index(["schedule", "solver"])["error"]
+    at_100 = table[table["steps"] == 100].set_index(["schedule", "solver"])["error"]
     for schedule in trained.SCHEDULES:
-        assert max(at_50[schedule, "plms"], at_50[schedule, "s_pndm"]) < at_50[schedule, "ddim"]
+        for solver in ("s_pndm", "plms", "prk", "fon"):
+            assert at_100[schedule, solver] < 0.6 * at_100[schedule, "ddim"], solver
 
 
 def test_cost_is_measured_for_every_method(monkeypatch):
@@ -241,7 +242,7 @@ def test_a_path_ends_at_the_sample():
 
 def test_flops_without_weights():
     assert paper.flops("digits_linear") == pytest.approx(13.65e6, rel=1e-3)
-    assert paper.flops("ddpm_cifar10") == pytest.approx(12.1e9, rel=0.02)
+    assert paper.flops("ddpm_cifar10") == pytest.approx(12.44e9, rel=1e-3)
 
 
 def test_the_plan_counts_evaluations():
@@ -268,7 +269,7 @@ def test_verdicts_of_the_comparison():
     assert paper.judged(row, 3.1)["verdict"] == "ours is higher"
     assert paper.judged(row, 4.0)["verdict"] == "ours is lower"
     assert paper.judged(None, 4.0) == {"verdict": "not run"}
-    assert paper.judged(row | {"status": "failed"}, 3.4)["verdict"] == "not run"
+    assert paper.judged(pd.Series({**row, "status": "failed"}), 3.4)["verdict"] == "not run"
 
 
 # Beyond the paper
