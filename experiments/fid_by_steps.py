@@ -11,7 +11,6 @@ run, as in run.py. The abstract's cells come first, then the cheap ones.
 """
 
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -190,25 +189,6 @@ def minutes(tasks: Sequence[Task], seconds: float) -> str:
     return f"{sum(task.evaluations for task in tasks) * seconds / 60:.1f}"
 
 
-def seconds_per_evaluation(cfg: config.Run) -> float:
-    """Of one image in the best of the batches that two seconds can try, up to `batch_size`."""
-    import torch
-
-    from pndm.worker import Job
-
-    job, batch, best, began = Job(cfg), 1, float("inf"), time.perf_counter()
-    with torch.no_grad():
-        while batch <= cfg.batch_size and time.perf_counter() - began < 2:
-            x = torch.zeros(batch, *job.shape).to(job.device, job.dtype)
-            t = torch.zeros(batch, device=job.device)
-            for _ in range(2):  # the first one warms up
-                start = time.perf_counter()
-                job.network(x, t).sum().item()
-                best = min(best, (time.perf_counter() - start) / batch)
-            batch *= 2
-    return best
-
-
 def make(todo: Sequence[Task]) -> list[str]:
     """Run what is missing; what failed, one line each."""
     from pndm import experiment
@@ -266,7 +246,10 @@ def main(words: Sequence[str]) -> None:
             words = overrides(own["dataset"], schedule, seeds[0], line, more)
             config.require_weights(config.cells(words))
         todo = tasks(own["dataset"], schedules, seeds, more)
-        show_plan(todo, seconds_per_evaluation(todo[0].cfg))
+        from pndm.cost import calibrate
+        from pndm.worker import Job
+
+        show_plan(todo, calibrate(Job(todo[0].cfg), seconds=2)[0].rate)
         if own["only"] == "plan":
             return
         failed = make(todo)

@@ -13,33 +13,18 @@ import sys
 from collections.abc import Sequence
 
 import pandas as pd
-import torch
 from rich.console import Console
 from rich.table import Table
-from torch.utils.flop_counter import FlopCounterMode
 
 from experiments import collect, fid_by_steps, tables
 from experiments.cells import FOLDER, Results, published
 from experiments.fid_by_steps import PF_NFE, Cell
 from pndm import config
-from pndm.models.architectures import ARCHITECTURES
+from pndm.cost import flops
 from pndm.statistics import T_19
 
 RATE = 50e12
 """FLOP/s of a graphics card in single precision with TF32, about a third of an A100's peak."""
-
-
-def flops(architecture: str) -> float:
-    """Floating-point operations of one evaluation on one image, counted without any weights."""
-    from pndm.models.unet import UNet
-
-    arch = ARCHITECTURES[architecture]
-    with torch.device("meta"):
-        x = torch.empty(1, arch.in_channels, arch.image_size, arch.image_size)
-        network, t = UNet(arch).eval(), torch.empty(1)
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            network(x, t)
-    return counter.get_total_flops()
 
 
 def plan(dataset: str, seeds: Sequence[int]) -> pd.DataFrame:

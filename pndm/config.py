@@ -29,6 +29,7 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 
 VOLATILE = (
     "batch_size",
+    "compile",
     "device",
     "outputs",
     "overwrite",
@@ -53,6 +54,7 @@ SPELLINGS = {
     **dict.fromkeys(
         ("fid", "kid", "prc"), {"auto": "auto", "true": "auto", "off": "off", "false": "off"}
     ),
+    "compile": {"auto": "auto", "max": "max", "off": "off", "false": "off"},
     "save_images": {"npz": "npz", "true": "npz", "png": "png", "false": "false", "off": "false"},
 }
 """Settings that may be written as words or as booleans."""
@@ -87,6 +89,7 @@ class Model:
     checkpoint: str | None = None
     architecture: str | None = None
     format: str = "auto"
+    prediction: Any = "noise"
 
 
 @dataclass
@@ -114,6 +117,7 @@ class Run:
     batch_size: int = MISSING
     device: str = MISSING
     precision: str = MISSING
+    compile: Any = MISSING
     processes: Any = MISSING
     fid: Any = MISSING
     kid: Any = MISSING
@@ -231,7 +235,8 @@ def validate(run: Run) -> Run:
     _at_least("batch_size", run.batch_size, 1)
     _at_least("seed", run.seed, 0)
     _one_of("convention", run.convention, ("aligned", "released", "diffusers"))
-    _one_of("precision", run.precision, ("fp32", "fp64"))
+    _check_precision(run.precision, run.device)
+    _one_of("model.prediction", model.prediction, ("noise", "data", "velocity"))
     _one_of("wandb.mode", run.wandb.mode, ("online", "offline", "disabled"))
     spelt = {key: _spelling(key, getattr(run, key)) for key in SPELLINGS}
     for key in ("kid", "prc"):
@@ -515,6 +520,11 @@ def _model(run: Run) -> Model:
         if not Path(model.checkpoint).exists():
             raise ConfigError(f"model.checkpoint={model.checkpoint}: there is no such file")
         return dataclasses.replace(model, name=Path(model.checkpoint).stem)
+    if model.prediction != "noise":
+        raise ConfigError(
+            f"model.prediction={model.prediction} is for a model.checkpoint of your own: "
+            "the weights with a name predict noise"
+        )
     if model.name == "auto":
         if name not in run.dataset.models:
             raise ConfigError(
@@ -548,6 +558,14 @@ def _check_device(name: str) -> None:
 
     if not torch.cuda.is_available():
         raise ConfigError(f"device={name}: this machine has no CUDA, use device=cpu or auto")
+
+
+def _check_precision(precision: str, where: str) -> None:
+    _one_of("precision", precision, ("fp32", "tf32", "bf16", "fp16", "fp64"))
+    if precision in ("tf32", "fp16") and device(where) == "cpu":
+        raise ConfigError(
+            f"precision={precision} needs a graphics card: a CPU has fp32, bf16 and fp64"
+        )
 
 
 def _at_least(key: str, value: int, least: int) -> None:

@@ -115,10 +115,11 @@ def make(job: Job, folder: Path) -> dict[str, Any]:
     if extractor is not None:
         store = job.features(extractor)
         features += sum(float((store.load(i) or {})["seconds"]) for i in range(job.shards))
-    evaluations, sampling = [], 0.0
+    evaluations, sampling, compiled = [], 0.0, set()
     for shard in map(job.image_shard, range(job.shards)):  # one's images in memory at a time
         evaluations.append(shard["nfe"])
         sampling += float(shard["seconds"])
+        compiled.add(str(shard["compile"]))
     nfe = np.concatenate(evaluations)
     return {
         "nfe": int(nfe[0]) if (nfe == nfe[0]).all() else float(nfe.mean()),
@@ -128,6 +129,8 @@ def make(job: Job, folder: Path) -> dict[str, Any]:
         "seconds": {"sampling": round(sampling, 3), "features": round(features, 3)},
         "shards": {"made": len(todo), "found": job.shards - len(todo)},
         "device": str(job.device),
+        "batch_size": job.batch_size,
+        "compile": " and ".join(sorted(compiled)),
     }
 
 
@@ -329,7 +332,6 @@ def describe(job: Job) -> dict[str, Any]:
         "samples": cfg.samples,
         "seed": cfg.seed,
         "precision": cfg.precision,
-        "batch_size": cfg.batch_size,
         "settings": {
             "solver": cfg.solver,
             "schedule": cfg.schedule,

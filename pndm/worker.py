@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -22,14 +22,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pndm import config, evaluation, images, models, noise, records, sampling
+from pndm.inference import Runner
 from pndm.models import registry
-from pndm.models.unet import UNet
 from pndm.plans import plan
 from pndm.shards import Store
 from pndm.solvers import ProbabilityFlow
 
 SHARD = 500
 """Images per shard: what is lost at most when a run is killed."""
+
+Progress = Callable[[int], object]
+"""Is told how many more images were evaluated."""
 
 SEED_SETS = 2**32
 """Image i of seed set s is drawn from the seed s·2³² + i."""
@@ -55,6 +58,20 @@ class Watched:
                 raise FloatingPointError(
                     f"evaluation {i} at time {t:g}: the network returned NaN or infinity"
                 )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images uint8 [B, C, H, W] on their device, their evaluations [B], and a check of them."""
+
+    pixels: Tensor
+    nfe: Tensor
+    check: Callable[[], None]
+
+    def fetch(self) -> tuple[Tensor, Tensor]:
+        """The images and evaluations on the CPU, checked."""
+        self.check()
+        return self.pixels.cpu(), self.nfe.cpu()
 
 
 @dataclass(frozen=True)
@@ -120,15 +137,11 @@ class Job:
         return {**arrays, "images": arrays["images"][:count], "nfe": arrays["nfe"][:count]}
 
     @cached_property
-    def network(self) -> UNet:
+    def network(self) -> Runner:
         """The network on its device and in its precision."""
-        model = self.cfg.model
+        model, how = self.cfg.model, (self.cfg.precision, self.cfg.compile)
         file = (model.checkpoint or model.name, model.architecture, model.format)
-        return loaded(*file, records.sha256(self.weights), self.device, self.dtype)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return {"fp32": torch.float32, "fp64": torch.float64}[self.cfg.precision]
+        return loaded(*file, records.sha256(self.weights), self.device, *how)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -136,33 +149,58 @@ class Job:
         arch = self.network.arch
         return arch.in_channels, arch.image_size, arch.image_size
 
-    def sample(self, seeds: Sequence[int], bar: tqdm) -> tuple[Tensor, Tensor]:
-        """The images of some seeds, uint8 [B, C, H, W], and their numbers of evaluations [B]."""
+    @property
+    def batch_size(self) -> int:
+        """`cfg.batch_size`, halved as often as memory ran out for this run's images."""
+        kept = self.folder / "batch_size"
+        least = int(kept.read_text()) if kept.exists() else self.cfg.batch_size
+        return min(least, self.cfg.batch_size)
+
+    def halve(self, size: int) -> None:
+        """Note that batches of `size` do not fit; MemoryError where no smaller ones are left."""
+        if size == 1:
+            raise MemoryError(
+                f"one image of {self.cfg.model.name} does not fit into the memory of "
+                f"{self.device}: use precision=bf16, or another device"
+            )
+        print(f"out of memory with {size} images at once: {size // 2} from now on", flush=True)
+        text = str(size // 2)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        records.atomic(self.folder / "batch_size", lambda path: path.write_text(text))
+
+    def sample(self, seeds: Sequence[int], progress: Progress) -> Batch:
+        """The images of some seeds; on a graphics card they may still be under way."""
         cfg, denoiser = self.cfg, Watched(self.network)
         solver, schedule = config.solver(cfg.solver), config.schedule(cfg.schedule, cfg.convention)
-        x_T = noise.initial_noise(seeds, self.shape).to(self.device, self.dtype)
+        x_T = self.network.state_of(noise.initial_noise(seeds, self.shape))
+        prediction = cfg.model.prediction
         if isinstance(solver, ProbabilityFlow):
             from pndm import flow
 
-            x_0, nfe = flow.integrate(denoiser, x_T, solver, schedule, cfg.grid)
-            bar.update(int(nfe.sum()))
+            x_0, nfe = flow.integrate(denoiser, x_T, solver, schedule, cfg.grid, prediction)
+            progress(int(nfe.sum()))
         else:
-            table = plan(solver, schedule, cfg.steps, cfg.grid)
+            table = plan(solver, schedule, cfg.steps, cfg.grid, prediction)
             z = noise.step_noise(seeds, self.shape) if table.stochastic else None
-            x_0 = sampling.execute(table, denoiser, x_T, z, lambda *_: bar.update(len(x_T)))
+            x_0 = sampling.execute(table, denoiser, x_T, z, lambda *_: progress(len(x_T)))
             nfe = torch.full((len(x_T),), table.nfe)
-        denoiser.check()
-        return images.to_uint8(x_0).cpu(), nfe.cpu()
+        return Batch(images.to_uint8(x_0), nfe, denoiser.check)
 
     @torch.no_grad()
     def seconds_per_evaluation(self) -> float:
-        """A rough measure per image, on a few of them."""
-        x = torch.zeros(min(4, self.cfg.batch_size), *self.shape).to(self.device, self.dtype)
+        """A rough measure per image, on a few of them; MemoryError where one does not fit."""
+        x = self.network.state_of(torch.zeros(min(4, self.batch_size), *self.shape))
         t = torch.zeros(len(x), device=self.device)
-        for _ in range(2):  # the first one warms up
-            began = time.monotonic()
-            self.network(x, t).sum().item()
-            seconds = time.monotonic() - began
+        try:
+            for _ in range(2):  # the first one warms up
+                began = time.monotonic()
+                self.network(x, t).sum().item()
+                seconds = time.monotonic() - began
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            self.halve(len(x))
+            return self.seconds_per_evaluation()
         return seconds / len(x)
 
 
@@ -173,11 +211,12 @@ def loaded(
     format: str,
     sha256: str,
     device: torch.device,
-    dtype: torch.dtype,
-) -> UNet:
+    precision: str,
+    compile: str,
+) -> Runner:
     """The network of a file of this content; that of the last run is kept for the next one."""
     network = models.load(name, architecture=architecture, format=format)
-    return network.to(device, dtype)
+    return Runner(network, device, precision, compile)
 
 
 def missing(job: Job, extractor: evaluation.Extractor | None) -> list[int]:
@@ -214,33 +253,61 @@ def work(job: Job, extractor: evaluation.Extractor | None, bar: tqdm) -> None:
                 continue
             with records.lock(job.folder / "locks" / f"{shard:05d}", wait) as mine:
                 if mine and not is_whole(job, shard, extractor):
-                    make_images(job, shard, bar)
+                    make_images(job, shard, bar.update)
                     if extractor is not None:
                         make_features(job, shard, extractor)
 
 
-def make_images(job: Job, shard: int, bar: tqdm) -> None:
+def make_images(job: Job, shard: int, progress: Progress) -> None:
     """Sample what is missing of a shard's images and keep it."""
     old = job.images.load(shard)
     have = 0 if old is None else len(old["nfe"])
-    seeds, size = job.seeds(shard)[have:], job.cfg.batch_size
+    seeds = job.seeds(shard)[have:]
     if not seeds:
         return
     began = time.monotonic()
-    parts = [job.sample(seeds[cut : cut + size], bar) for cut in range(0, len(seeds), size)]
+    parts = sample_all(job, seeds, progress)
     pixels, nfe = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
     seconds = time.monotonic() - began
     if old is not None:
         pixels, nfe = np.concatenate([old["images"], pixels]), np.concatenate([old["nfe"], nfe])
         seconds += float(old["seconds"])
-    job.images.save(shard, {"images": pixels, "nfe": nfe, "seconds": np.array(seconds)})
+    how = {"seconds": np.array(seconds), "compile": np.array(job.network.mode or "off")}
+    job.images.save(shard, {"images": pixels, "nfe": nfe, **how})
+
+
+def sample_all(job: Job, seeds: Sequence[int], progress: Progress) -> list[tuple[Tensor, Tensor]]:
+    """Images and evaluations, batch after batch, in batches that the memory has room for.
+
+    A graphics card begins the next batch before the last one is fetched from it.
+    """
+    parts: list[tuple[Tensor, Tensor]] = []
+    running: Batch | None = None
+    done = 0
+    while done < len(seeds):
+        size = job.batch_size
+        try:
+            batch = job.sample(seeds[done : done + size], progress)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            job.halve(min(size, len(seeds) - done))
+            continue
+        parts += [running.fetch()] if running else []
+        running, done = batch, done + size
+    return [*parts, running.fetch()] if running else parts
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a graphics card or the processor's memory had no room."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def make_features(job: Job, shard: int, extractor: evaluation.Extractor) -> None:
     """Extract the features of a shard's images and keep them."""
     began = time.monotonic()
     pixels = torch.from_numpy(job.image_shard(shard)["images"])
-    features = torch.cat([extractor(batch).cpu() for batch in pixels.split(job.cfg.batch_size)])
+    features = torch.cat([extractor(batch).cpu() for batch in pixels.split(job.batch_size)])
     seconds = np.array(time.monotonic() - began)
     arrays = {"features": features.numpy(), "seconds": seconds}
     job.features(extractor).save(shard, arrays)

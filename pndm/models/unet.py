@@ -58,7 +58,7 @@ def doubled(x: Tensor) -> Tensor:
 
 
 class TimeEmbedding(nn.Module):
-    """The two dense layers between the sinusoids and the blocks, [B] -> [B, 4·channels]."""
+    """Two dense layers, each with SiLU, on the sinusoids: [B] -> [B, 4·channels]."""
 
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class TimeEmbedding(nn.Module):
 
     def forward(self, t: Tensor, dtype: torch.dtype) -> Tensor:
         first, second = self.dense
-        return second(F.silu(first(time_embedding(t, self.arch).to(dtype))))
+        return F.silu(second(F.silu(first(time_embedding(t, self.arch).to(dtype)))))
 
 
 class ResidualBlock(nn.Module):
@@ -94,7 +94,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, temb: Tensor) -> Tensor:
         h = self.conv1(self.resample(F.silu(self.norm1(x))))
-        time = self.temb_proj(F.silu(temb))[:, :, None, None]
+        time = self.temb_proj(temb)[:, :, None, None]
         if self.arch.scale_shift:
             scale, shift = time.chunk(2, dim=1)
             h = self.norm2(h) * (1 + scale) + shift
@@ -182,7 +182,8 @@ class Middle(nn.Module):
 class UNet(nn.Module):
     """The noise e(x, t) that was mixed into x: ([B, C, H, W], [B] real times) -> [B, C, H, W].
 
-    `t` is the time of the schedule that the network was trained on, not necessarily whole.
+    `t` is the time of the schedule that the network was trained on, not necessarily whole. One
+    time expanded to all images (stride 0, as sampling makes it) is embedded once.
     Source: Ho et al. 2020, appendix B.
     """
 
@@ -230,7 +231,7 @@ class UNet(nn.Module):
         self.conv_out = nn.Conv2d(current, outputs, 3, padding=1)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        temb = self.temb(t, x.dtype)
+        temb = self.temb(t if t.stride(0) else t[:1], x.dtype)
         h = self.conv_in(x)
         skips = [h]
         for level in self.down:
