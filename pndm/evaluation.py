@@ -321,17 +321,13 @@ def compute_reference(
     """
     source = datasets.source(dataset)
     data = source(root=root)
-    digest, parts, whole = hashlib.sha256(), [], None
+    digest = hashlib.sha256()
     found = features(data, extractor, batch_size, workers, digest, progress)
     if keep is not None:
         found = _kept(found, (len(data), extractor.dimension), keep)  # type: ignore[arg-type]
-    for chunk in found:
-        parts.append(chunk)
-        if sum(map(len, parts)) >= 1024:  # fewer, larger Gram products
-            whole, parts = _more(whole, parts), []
-    whole = _more(whole, parts) if parts else whole
-    if whole is None:
+    if not len(data):  # type: ignore[arg-type]
         raise ValueError(f"{dataset} holds no images")
+    whole = Statistics.stream(found)
     return Reference(
         whole.mean,
         whole.covariance,
@@ -352,11 +348,6 @@ def _kept(chunks: Iterable[Tensor], shape: tuple[int, int], path: Path) -> Itera
         yield chunk
     rows.flush()
     partial.replace(path)
-
-
-def _more(whole: Statistics | None, parts: list[Tensor]) -> Statistics:
-    more = Statistics.of(torch.cat(parts))
-    return more if whole is None else whole + more
 
 
 def _expected(dataset: str, extractor: Extractor, root: Path | None) -> dict[str, str]:

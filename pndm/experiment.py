@@ -15,6 +15,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -111,10 +112,10 @@ def make(job: Job, folder: Path) -> dict[str, Any]:
     else:
         fid = evaluation.fid(blocks(job, extractor), reference)
     more = others(job, extractor) if extractor is not None else {}
-    features = time.monotonic() - began
+    measuring = time.monotonic() - began
     if extractor is not None:
         store = job.features(extractor)
-        features += sum(float((store.load(i) or {})["seconds"]) for i in range(job.shards))
+        measuring += sum(float((store.load(i) or {})["seconds"]) for i in range(job.shards))
     evaluations, sampling, compiled = [], 0.0, set()
     for shard in map(job.image_shard, range(job.shards)):  # one's images in memory at a time
         evaluations.append(shard["nfe"])
@@ -126,7 +127,7 @@ def make(job: Job, folder: Path) -> dict[str, Any]:
         "nfe_range": [int(nfe.min()), int(nfe.max())],
         "fid": fid,
         **more,
-        "seconds": {"sampling": round(sampling, 3), "features": round(features, 3)},
+        "seconds": {"sampling": round(sampling, 3), "features": round(measuring, 3)},
         "shards": {"made": len(todo), "found": job.shards - len(todo)},
         "device": str(job.device),
         "batch_size": job.batch_size,
@@ -188,18 +189,11 @@ def others(job: Job, extractor: evaluation.Extractor) -> dict[str, Any]:
             continue
         try:
             real = evaluation.reference_features(cfg.dataset.name, extractor, cfg.dataset.root)
-            found[name] = measure(generated(job, extractor), real)
+            found[name] = measure(torch.cat([*features(job, extractor, 0, cfg.samples)]), real)
         except evaluation.MissingReference as error:
             print(f"{name} is skipped: {error}")
             found[name] = {"reason": str(error)}
     return found
-
-
-def generated(job: Job, extractor: evaluation.Extractor) -> torch.Tensor:
-    """The features [samples, D] of a run."""
-    store = job.features(extractor)
-    rows = [torch.from_numpy((store.load(i) or {})["features"]) for i in range(job.shards)]
-    return torch.cat(rows)[: job.cfg.samples]
 
 
 def not_measured(cfg: config.Run, reason: str | None) -> dict[str, Any]:
@@ -213,16 +207,18 @@ def blocks(job: Job, extractor: evaluation.Extractor) -> list[evaluation.Statist
     samples = job.cfg.samples
     count = min(BLOCKS, samples // 2)
     edges = [samples * i // count for i in range(count + 1)]
-    sums: list[evaluation.Statistics | None] = [None] * count
+    return [evaluation.Statistics.stream(features(job, extractor, *e)) for e in pairwise(edges)]
+
+
+def features(
+    job: Job, extractor: evaluation.Extractor, start: int, end: int
+) -> Iterator[torch.Tensor]:
+    """The features of images start … end−1, as their shards hold them."""
     for shard in range(job.shards):
-        arrays, first = job.features(extractor).load(shard) or {}, job.first(shard)
-        for i in range(count):
-            part = arrays["features"][max(edges[i] - first, 0) : max(edges[i + 1] - first, 0)]
-            if len(part):
-                new = evaluation.Statistics.of(torch.from_numpy(part))
-                old = sums[i]
-                sums[i] = new if old is None else old + new
-    return [block for block in sums if block is not None]
+        first, after = job.first(shard), job.first(shard + 1)
+        if first < end and start < after:
+            rows = (job.features(extractor).load(shard) or {})["features"]
+            yield torch.from_numpy(rows[max(start - first, 0) : end - first])
 
 
 def write_pictures(job: Job, folder: Path) -> None:

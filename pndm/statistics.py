@@ -7,7 +7,7 @@ sampling of the reference are not covered. (A bootstrap would repeat images, whi
 bias once more: its intervals miss the truth.)
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +20,9 @@ from pndm import records
 
 BLOCKS = 20
 """Blocks of a jackknife."""
+
+CHUNK = 4096
+"""Features that are taken together in a stream: fewer, larger products."""
 
 T_19 = 2.0930240544083096
 """The 97.5 % quantile of Student's t with BLOCKS − 1 degrees of freedom."""
@@ -56,8 +59,23 @@ class Statistics:
         if not x.isfinite().all():
             raise ValueError("features contain NaN or infinity: look at the images they are of")
         mean = x.mean(0)
-        x = x - mean
-        return cls(len(x), mean, x.T @ x)
+        rows = (x - mean).numpy()
+        # NumPy sees one matrix on both sides and makes half of the symmetric product
+        return cls(len(x), mean, torch.from_numpy(rows.T @ rows))
+
+    @classmethod
+    def stream(cls, parts: Iterable[Tensor]) -> "Statistics":
+        """The statistics of features [n, D] that come in parts, CHUNK or so in memory at once."""
+        whole, waiting = None, []
+        for part in parts:
+            waiting.append(part)
+            if sum(map(len, waiting)) >= CHUNK:
+                new, waiting = cls.of(torch.cat(waiting)), []
+                whole = new if whole is None else whole + new
+        if not waiting and whole is not None:
+            return whole
+        last = cls.of(torch.cat(waiting) if waiting else torch.empty(0, 0))
+        return last if whole is None else whole + last
 
     def __add__(self, other: "Statistics") -> "Statistics":
         """The statistics of both samples together."""
@@ -65,8 +83,8 @@ class Statistics:
         n = self.n + other.n
         delta = other.mean - self.mean
         mean = self.mean + delta * (other.n / n)
-        between = torch.outer(delta, delta) * (self.n * other.n / n)
-        return Statistics(n, mean, self.scatter + other.scatter + between)
+        within = self.scatter + other.scatter
+        return Statistics(n, mean, within.addr_(delta, delta, alpha=self.n * other.n / n))
 
     def __sub__(self, part: "Statistics") -> "Statistics":
         """The statistics without a part of the sample, the inverse of `+`."""
@@ -76,8 +94,8 @@ class Statistics:
             raise ValueError(f"cannot take {part.n} from {self.n} images")
         delta = part.mean - self.mean
         mean = self.mean - delta * (part.n / n)
-        between = torch.outer(delta, delta) * (self.n * part.n / n)
-        return Statistics(n, mean, self.scatter - part.scatter - between)
+        rest = self.scatter - part.scatter
+        return Statistics(n, mean, rest.addr_(delta, delta, alpha=-self.n * part.n / n))
 
     def _check(self, other: "Statistics") -> None:
         if self.mean.shape != other.mean.shape:
@@ -150,12 +168,17 @@ def total(parts: Sequence[Statistics]) -> Statistics:
 
 
 def frechet_to(b: Moments) -> Callable[[Moments], float]:
-    """a ↦ `frechet_distance(a, b)`, with the root of b's covariance taken once."""
-    values, vectors = torch.linalg.eigh(_checked(b))
-    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    """a ↦ `frechet_distance(a, b)`, with b's covariance factored once.
+
+    With any factor Σ_b = L Lᵀ the eigenvalues of Lᵀ Σ_a L are those of Σ_b^½ Σ_a Σ_b^½.
+    """
+    factor, singular = torch.linalg.cholesky_ex(_checked(b))
+    if singular:
+        values, vectors = torch.linalg.eigh(b.covariance)
+        factor = vectors * values.clamp(min=0).sqrt()
 
     def distance(a: Moments) -> float:
-        product = root @ _checked(a) @ root
+        product = factor.T @ _checked(a) @ factor
         eigenvalues = torch.linalg.eigvalsh((product + product.T) / 2).clamp(min=0)
         traces = a.covariance.trace() + b.covariance.trace()
         return ((a.mean - b.mean).square().sum() + traces - 2 * eigenvalues.sqrt().sum()).item()

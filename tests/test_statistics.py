@@ -73,6 +73,21 @@ def test_arrays_and_files_round_trip(tmp_path):
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["sums.npz"]
 
 
+@pytest.mark.parametrize("chunk", [1, 7, 40, 100])
+def test_a_stream_of_parts_is_their_whole(chunk, monkeypatch):
+    monkeypatch.setattr(statistics, "CHUNK", chunk)
+    x = normal(50, 4) + 100
+    assert_equal(Statistics.stream(x.split(3)), Statistics.of(x))
+    with pytest.raises(ValueError, match="N ≥ 1"):
+        Statistics.stream([])
+
+
+def test_a_singular_reference_has_its_distance():
+    few, many = Statistics.of(normal(5, 9)), Statistics.of(normal(60, 9, 2))
+    value = statistics.frechet_distance(many, few)
+    assert value == pytest.approx(statistics.frechet_distance(few, many), rel=1e-6)
+
+
 def test_bad_features_and_files(tmp_path):
     with pytest.raises(ValueError, match="NaN"):
         Statistics.of(torch.tensor([[1.0, math.nan]]))

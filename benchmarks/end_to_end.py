@@ -1,0 +1,121 @@
+"""(b, c) Noise to images with F-PNDM, beside diffusers' network and scheduler on the same weights.
+
+Both take the same noise and make the same evaluations. The share of the machine is the network's
+floating-point operations per second by those of a matrix product and of a wide convolution, the
+better of the two, in the same run.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from diffusers import PNDMScheduler, UNet2DModel
+
+import pndm
+from benchmarks.measure import Row, alternate, difference, seconds
+from pndm.cost import flops
+from pndm.inference import Runner
+from pndm.models import names
+from pndm.models.architectures import ARCHITECTURES, Architecture
+from pndm.models.unet import UNet
+
+STEPS = 4
+CASES = (("ddpm_cifar10", (1, 8, 32), 1.1), ("digits_linear", (1, 64, 256), 1.5))
+"""Architectures, batch sizes, and how many times as fast as diffusers we aim to be."""
+
+SHARE = 0.9
+"""Of what a matrix product or a convolution reaches on this machine."""
+
+
+def networks(architecture: str) -> tuple[UNet, UNet2DModel]:
+    """Our network and diffusers', with the same random weights."""
+    arch: Architecture = replace(ARCHITECTURES[architecture], dropout=0.0)
+    widths = [arch.channels * m for m in arch.channel_mult]
+    attends = [arch.image_size >> i in arch.attention for i in range(len(widths))]
+    torch.manual_seed(0)
+    other = UNet2DModel(
+        sample_size=arch.image_size,
+        in_channels=arch.in_channels,
+        out_channels=arch.in_channels,
+        layers_per_block=arch.blocks,
+        block_out_channels=widths,
+        down_block_types=["AttnDownBlock2D" if a else "DownBlock2D" for a in attends],
+        up_block_types=["AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)],
+        downsample_padding=0,
+        flip_sin_to_cos=False,
+        freq_shift=1,
+        norm_eps=arch.norm_eps,
+        norm_num_groups=arch.norm_groups,
+        attention_head_dim=None,
+    ).eval()
+    ours = UNet(arch).eval()
+    ours.load_state_dict(names.canonical(other.state_dict(), ours))
+    return ours, other
+
+
+@torch.no_grad()
+def measure(
+    device: torch.device, pairs: int, precision: str = "fp32", compile: str = "off"
+) -> Iterator[Row]:
+    """Milliseconds per image and evaluation, by network and batch size."""
+    machine = rate(device)
+    schedule = pndm.schedules.linear(convention="diffusers")
+    solver, scheduler = pndm.solvers.plms(), PNDMScheduler()
+    for architecture, batches, aim in CASES:
+        network, theirs = networks(architecture)
+        theirs = theirs.to(device)
+        for batch in batches:
+            runner = Runner(network, device, precision, compile)
+            arch = runner.arch
+            noise = pndm.initial_noise(
+                range(batch), (arch.in_channels, arch.image_size, arch.image_size)
+            )
+
+            starts = runner.state_of(noise), noise.to(device)
+
+            def ours(runner=runner, starts=starts):
+                how = {"solver": solver, "schedule": schedule, "steps": STEPS}
+                return pndm.sample(runner, starts[0], **how)
+
+            def other(theirs=theirs, starts=starts):
+                scheduler.set_timesteps(STEPS, device=device)
+                x = starts[1]
+                for t in scheduler.timesteps:
+                    x = scheduler.step(theirs(x, t).sample, t, x, return_dict=False)[0]
+                return x
+
+            began = time.perf_counter()
+            found = ours()
+            start = time.perf_counter() - began
+            mine, them, ratio = alternate(ours, other, pairs)
+            each = solver.nfe(STEPS) * batch
+            share = flops(architecture) * each / mine / machine
+            how = f"{precision}, {'eager' if runner.mode is None else runner.mode}"
+            note = f"{100 * share:.0f} % of {machine / 1e9:.0f} GFLOP/s"
+            note += f"; compiled in {start:.0f} s" if runner.mode else ""
+            yield Row(
+                "end to end",
+                f"{architecture}, batch {batch}, {how}",
+                "ms per image and evaluation",
+                1e3 * mine / each,
+                1e3 * them / each,
+                ratio,
+                f"{aim}×",
+                ratio >= aim,
+                difference(found, other()),
+                note,
+            )
+
+
+def rate(device: torch.device) -> float:
+    """FLOP/s of the better of a large matrix product and a 3×3 convolution of 256 channels."""
+    a, b = (torch.randn(2048, 2048, device=device) for _ in range(2))
+    x, w = torch.randn(8, 256, 16, 16, device=device), torch.randn(256, 256, 3, 3, device=device)
+    x = x.contiguous(memory_format=torch.channels_last)
+    w = w.contiguous(memory_format=torch.channels_last)
+    product, convolution = 2 * 2048**3, 2 * 8 * 16 * 16 * 256 * 256 * 9
+    return max(
+        product / min(seconds(lambda: a @ b) for _ in range(5)),
+        convolution / min(seconds(lambda: torch.conv2d(x, w, padding=1)) for _ in range(5)),
+    )

@@ -1,0 +1,102 @@
+"""Speed beside the alternatives, as anyone can repeat it: one command, one table.
+
+    python -m benchmarks.run                      # everything; results/cpu.csv and .md, or cuda
+    python -m benchmarks.run overhead start       # parts of it, printed alone
+    python -m benchmarks.run compiled --pairs 5 --device cuda
+
+Each part alternates ours and the other, and tells medians and the median of their ratios.
+"""
+
+import argparse
+import platform
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import end_to_end, frechet, overhead, precision, programs
+from benchmarks.measure import Row
+from experiments.tables import markdown
+from pndm import records
+
+RESULTS = Path(__file__).parent / "results"
+PARTS: dict[str, Callable[..., Iterator[Row]]] = {
+    "overhead": overhead.measure,
+    "end_to_end": end_to_end.measure,
+    "compiled": partial(end_to_end.measure, compile="max"),
+    "precision": precision.measure,
+    "frechet": frechet.measure,
+    "programs": programs.measure,
+}
+LIBRARIES = ("torch", "diffusers", "torch-fidelity", "numpy")
+
+
+def machine() -> str:
+    """What it ran on, and with what."""
+    versions = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
+    return (
+        f"{records.machine()}, {torch.get_num_threads()} threads; Python "
+        f"{platform.python_version()}, {versions}; commit {records.commit()}"
+    )
+
+
+def shown(table: pd.DataFrame) -> pd.DataFrame:
+    """The table as text for people."""
+    text = pd.DataFrame()
+    text["part"], text["case"] = table["part"], table["case"]
+    text["unit"] = table["unit"]
+    for column in ("ours", "other", "ratio", "difference"):
+        text[column] = [f"{value:.3g}" if pd.notna(value) else "–" for value in table[column]]
+    text["aim"] = table["aim"].fillna("")
+    words = {True: "yes", False: "no"}
+    text["met"] = [words.get(value, "–") for value in table["met"]]
+    text["note"] = table["note"].fillna("")
+    return text
+
+
+def page(table: pd.DataFrame) -> str:
+    """The results in Markdown."""
+    (where,) = table["machine"].unique()
+    return (
+        f"# Speed\n\n{where}. Medians of alternating pairs; `ratio` is other ÷ ours, "
+        "`difference` that of the results.\n\n    python -m benchmarks.run\n\n"
+        f"{markdown(shown(table))}\n"
+    )
+
+
+def main() -> None:
+    """Measure, print, and keep what was measured whole."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all without any")
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args()
+    unknown = set(options.parts) - set(PARTS)
+    if unknown or options.pairs < 1:
+        parser.error(f"parts are {', '.join(PARTS)}; pairs at least 1")
+
+    rows: list[Row] = []
+    for part in options.parts or PARTS:
+        for row in PARTS[part](torch.device(options.device), options.pairs):
+            print(row, flush=True)
+            rows.append(row)
+    table = pd.DataFrame(rows, columns=Row._fields).assign(machine=machine())
+    text = shown(table)
+    drawn = Table(*text.columns)
+    for line in text.itertuples(index=False):
+        drawn.add_row(*line)
+    Console(width=200).print(drawn)
+    if not options.parts:
+        RESULTS.mkdir(exist_ok=True)
+        name = options.device.split(":")[0]
+        table.to_csv(RESULTS / f"{name}.csv", index=False, float_format="%.6g")
+        (RESULTS / f"{name}.md").write_text(page(pd.read_csv(RESULTS / f"{name}.csv")))
+
+
+if __name__ == "__main__":
+    main()
