@@ -28,7 +28,8 @@ RESULTS = Path(__file__).parent / "results"
 PARTS: dict[str, Callable[..., Iterator[Row]]] = {
     "overhead": overhead.measure,
     "end_to_end": end_to_end.measure,
-    "compiled": partial(end_to_end.measure, compile="max"),
+    "compiled": partial(end_to_end.measure, compile="max", largest=True),
+    "bf16": partial(end_to_end.measure, precision="bf16", compile="max", largest=True),
     "precision": precision.measure,
     "frechet": frechet.measure,
     "programs": programs.measure,
