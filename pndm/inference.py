@@ -4,7 +4,6 @@ import warnings
 
 import torch
 from torch import Tensor
-from torch._dynamo.exc import TorchDynamoException
 
 from pndm.models.unet import UNet
 
@@ -60,7 +59,11 @@ class Runner:
                 e = self._compiled(inputs, t)
                 # a CUDA graph writes its next result over this one
                 return (e.clone() if self.mode == "max-autotune" else e).to(x.dtype)
-            except TorchDynamoException as error:
+            except RuntimeError as error:
+                from torch._dynamo.exc import TorchDynamoException  # two seconds, seldom needed
+
+                if not isinstance(error, TorchDynamoException):
+                    raise
                 reason = " ".join(str(error).split())[:200]
                 warnings.warn(f"the network is not compiled: {reason}", stacklevel=2)
                 self._compiled = self.mode = None
