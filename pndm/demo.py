@@ -47,6 +47,9 @@ FRAMES = 11
 FINE = 200
 """Steps of the fine solution: Heun's, whose distance to 1000 steps of it is about 2e-4."""
 
+TILE = 96
+"""Pixels to which small images are enlarged."""
+
 SIDE = 64
 """Pixels of an image on the path, at most."""
 
@@ -86,6 +89,10 @@ class Method(NamedTuple):
     order: int | None = None
 
 
+START = (Method("ddim", 30), Method("plms", 21))
+"""The methods that the page begins with: 30 evaluations each."""
+
+
 class Setting(NamedTuple):
     """What both sides share; `times`, where there are any, stand for the grid and the steps."""
 
@@ -100,8 +107,8 @@ class Setting(NamedTuple):
 class Result(NamedTuple):
     """What one method made, and on the way.
 
-    `samples` holds all images, `animation` (a GIF) their way; `strip` shows that of the first one
-    at `times`: where it stands, and below the image that the network expects from there.
+    `samples` holds all images, `animation` (an animated PNG) their way; `strip` shows that of the
+    first one at `times`: where it stands, and below what the network expects from there.
     `distance` to the fine solution is a root mean square over pixels in [−1, 1].
     """
 
@@ -136,13 +143,13 @@ def compare(
         states, seconds = follow(model, x_T, seeds, plan, schedule, tell)
         distance = None
         if setting.reference and not plan.stochastic:
-            tell("the fine solution", 0, 1)
+            tell("the fine solution", 0, 2 * FINE)
             fine = solution(model, schedule, seeds, plan.nodes[0].time, plan.nodes[-1].time)
             distance = (states[plan.steps] - fine).square().mean().sqrt().item()
         results.append(
             Result(
                 name=title(plan),
-                samples=images.grid(images.to_uint8(states[plan.steps])),
+                samples=tiles(states[plan.steps]),
                 animation=animation(list(states.values())),
                 strip=strip(model.network, states, plan),
                 times=[plan.nodes[i].time for i in states],
@@ -221,7 +228,7 @@ def follow(
         node = plan.rows[row].ends
         if node in shown:
             states[node] = x
-        tell(title(plan), row + 1, plan.nfe)
+            tell(title(plan), row + 1, plan.nfe)
 
     z = noise.step_noise(seeds, x_T.shape[1:]) if plan.stochastic else None
     began = time.perf_counter()
@@ -258,11 +265,11 @@ def solution(
 
 
 def animation(states: Sequence[Tensor]) -> bytes:
-    """All images from noise to the end, over and over, as a GIF."""
-    frames = [images.grid(images.to_uint8(small(x))) for x in states]
+    """All images from noise to the end, over and over, as an animated PNG."""
+    frames = [tiles(small(x)) for x in states]
     file = io.BytesIO()
     pace = [*[200] * (len(frames) - 1), 1500]
-    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=pace, loop=0)
+    frames[0].save(file, "PNG", save_all=True, append_images=frames[1:], duration=pace, loop=0)
     return file.getvalue()
 
 
@@ -275,13 +282,18 @@ def strip(network: UNet, states: dict[int, Tensor], plan: Plan) -> Image.Image:
         if node < plan.steps
     ]
     both = small(torch.cat([x, *expected, x[-1:]]))
-    return images.grid(images.to_uint8(both), columns=len(states))
+    return tiles(both, columns=len(states))
 
 
 def predicted(network: UNet, x: Tensor, node: Node) -> Tensor:
     """x_0 = (x − √(1−ᾱ)·e)/√ᾱ at a node."""
     e = network(x, x.new_full((len(x),), node.time))
     return (x - math.sqrt(1 - node.alpha_bar) * e) / math.sqrt(node.alpha_bar)
+
+
+def tiles(x: Tensor, columns: int | None = None) -> Image.Image:
+    """Images side by side, enlarged to about TILE pixels each where they are smaller."""
+    return images.grid(images.to_uint8(x), columns, max(1, TILE // x.shape[-1]))
 
 
 def small(x: Tensor) -> Tensor:
@@ -294,9 +306,10 @@ def small(x: Tensor) -> Tensor:
 ABOUT = """
 # Two methods, one network, the same noise
 
-Sampling from a diffusion model is solving an ODE, from noise to image. A method is told by its
-steps; what it costs are evaluations of the network; how well it solves, the distance of its images
-to those of a very fine solution from the same noise.
+A diffusion model is sampled by solving an ODE that leads from noise to an image. The two methods
+below begin at the same noise and ask the same network, so what differs is their own error: the
+**distance** of their images to those of the ODE's fine solution. What they cost is the number of
+**evaluations** of the network (NFE). As set at first, both make 30.
 """
 
 LOOK = """
@@ -306,7 +319,7 @@ LOOK = """
 .results figure { margin: 0; min-width: 0; }
 .results figcaption, .strip span, .hint, dt { color: var(--body-text-color-subdued); }
 .results figcaption { font-size: .85rem; margin-top: .35rem; }
-.results img { width: 100%; image-rendering: pixelated; border-radius: 4px; }
+.results img { width: 100%; border-radius: 4px; }
 .pictures { display: grid; grid-template-columns: 1fr 1fr; gap: .8rem; }
 dl.numbers { display: grid; grid-template-columns: repeat(3, 1fr); gap: .8rem; margin: .9rem 0 0; }
 .numbers dt { font-size: .85rem; }
@@ -317,7 +330,9 @@ dl.numbers { display: grid; grid-template-columns: repeat(3, 1fr); gap: .8rem; m
 @media (max-width: 800px) { .results { grid-template-columns: 1fr; } }
 """
 
-HINT = '<p class="hint">Press Compare: images, the way to them, and what they cost.</p>'
+HINT = """
+<p class="hint">Here will be the images of both methods, their way there, and what it cost.</p>
+"""
 
 
 def shown(results: Sequence[Result]) -> str:
@@ -336,18 +351,16 @@ def wrong(error: BaseException) -> str:
 
 
 def _column(result: Result) -> str:
-    far = "–" if result.distance is None else f"{result.distance:.2g}"
+    far = "–" if result.distance is None else f"{result.distance:.4f}"
     numbers = {
         "evaluations (NFE)": result.nfe,
-        "seconds": f"{result.seconds:.2g}",
-        "distance to the fine solution": far,
+        "seconds": f"{result.seconds:.2f}",
+        "distance": far,
     }
     return (
         f'<section><h3>{result.name}</h3><div class="pictures">'
-        + _figure(_png(result.samples), "image/png", f"samples of {result.name}", "samples")
-        + _figure(
-            result.animation, "image/gif", f"path of {result.name}", "the way from the noise"
-        )
+        + _figure(_png(result.samples), f"samples of {result.name}", "samples")
+        + _figure(result.animation, f"path of {result.name}", "the way from the noise")
         + '</div><dl class="numbers">'
         + "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in numbers.items())
         + "</dl></section>"
@@ -358,25 +371,24 @@ def _strip(result: Result) -> str:
     times = "".join(f"<span>{_time(t)}</span>" for t in result.times)
     columns = f"grid-template-columns: repeat({len(result.times)}, 1fr)"
     return (
-        '<div class="strip">'
-        f"<h3>{result.name}: one image at time …</h3>"
+        f'<div class="strip" style="max-width: {len(result.times) * (TILE + 4)}px">'
+        f"<h3>{result.name}: the first image on its way</h3>"
         f'<div class="times" style="{columns}">{times}</div>'
         + _figure(
             _png(result.strip),
-            "image/png",
             f"strip of {result.name}",
-            "above: where it stands; below: the image that the network expects from there",
+            "above, where it stands; below, the image that the network expects from there",
         )
         + "</div>"
     )
 
 
 def _time(t: float) -> str:
-    return "the image" if t == -1 else f"{t:.0f}"
+    return "the image" if t == -1 else f"t = {round(t, 1):g}"
 
 
-def _figure(data: bytes, kind: str, about: str, caption: str) -> str:
-    source = f"data:{kind};base64,{base64.b64encode(data).decode()}"
+def _figure(png: bytes, about: str, caption: str) -> str:
+    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
     return f'<figure><img src="{source}" alt="{about}"><figcaption>{caption}</figcaption></figure>'
 
 
@@ -398,17 +410,17 @@ def build(networks: dict[str, Model], device: str) -> Any:
     with gr.Blocks(title="pndm") as page:
         gr.Markdown(ABOUT)
         with gr.Row():
-            for side, name, count in (("a", "ddim", 30), ("b", "plms", 21)):
+            for side, method in zip("ab", START, strict=True):
                 with gr.Column(variant="panel"):
                     solver = gr.Dropdown(
                         METHODS,
-                        value=name,
+                        value=method.solver,
                         label=f"Method {side.upper()}",
-                        info=summary(name),
+                        info=summary(method.solver),
                         elem_id=f"solver-{side}",
                     )
                     with gr.Row():
-                        steps = gr.Number(count, label="Steps", elem_id=f"steps-{side}")
+                        steps = gr.Number(method.steps, label="Steps", elem_id=f"steps-{side}")
                         order = gr.Dropdown(
                             orders,
                             value=None,
@@ -428,18 +440,27 @@ def build(networks: dict[str, Model], device: str) -> Any:
                     sides.append((solver, steps, order))
         with gr.Row():
             schedule = gr.Dropdown(
-                [(f"{name} ({model.name})", name) for name, model in networks.items()],
-                label="Schedule and network",
-                info="Variances it was trained with",
+                [(f"{model.name}, {name}", name) for name, model in networks.items()],
+                label="Network and schedule",
+                info="The variances that it was trained with",
                 elem_id="schedule",
             )
             grid = gr.Dropdown(
-                list(grids.GRIDS), label="Grid", info="Where the steps end", elem_id="grid"
+                list(grids.GRIDS),
+                label="Grid",
+                info="The times at which both methods stop",
+                elem_id="grid",
             )
             seeds = gr.Textbox(
-                "0-15", label="Seeds", info=f"One each of {IMAGES} images at most", elem_id="seeds"
+                "0-15",
+                label="Seeds",
+                info=f"One for each image, {IMAGES} at most",
+                elem_id="seeds",
             )
-        with gr.Accordion("More", open=False, elem_id="more"), gr.Row():
+        with (
+            gr.Accordion("Convention, times of your own, distance", open=False, elem_id="more"),
+            gr.Row(),
+        ):
             convention = gr.Dropdown(
                 list(get_args(Convention)),
                 label="Convention",
@@ -455,7 +476,7 @@ def build(networks: dict[str, Model], device: str) -> Any:
             reference = gr.Checkbox(
                 device == "cuda" or networks.keys() == DIGITS.keys(),
                 label="Distance to the fine solution",
-                info=f"For {2 * FINE} more evaluations, once for the same seeds",
+                info=f"Costs up to {2 * FINE} evaluations, once for the same seeds",
                 elem_id="reference",
             )
         button = gr.Button("Compare", variant="primary", elem_id="compare")
@@ -543,7 +564,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             font=["system-ui", "sans-serif"],
             font_mono=["monospace"],
         )
+        print(f"http://{chosen.host}:{chosen.port} is the page, until Ctrl-C", flush=True)
         build(networks, device).launch(
+            quiet=True,
             server_name=chosen.host,
             server_port=chosen.port,
             share=False,
