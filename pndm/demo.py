@@ -45,7 +45,7 @@ FRAMES = 11
 """Nodes of a path that are shown, the first and the last among them."""
 
 FINE = 200
-"""Steps of the fine solution: Heun's, whose distance to 1000 steps of it is about 2e-4."""
+"""Steps of the fine solution: Heun's, 2e-4 from Heun's at every time (digits)."""
 
 TILE = 96
 """Pixels to which small images are enlarged."""
@@ -293,6 +293,7 @@ def predicted(network: UNet, x: Tensor, node: Node) -> Tensor:
 
 def tiles(x: Tensor, columns: int | None = None) -> Image.Image:
     """Images side by side, enlarged to about TILE pixels each where they are smaller."""
+    columns = columns or math.isqrt(len(x) - 1) + 1
     return images.grid(images.to_uint8(x), columns, max(1, TILE // x.shape[-1]))
 
 
@@ -308,8 +309,9 @@ ABOUT = """
 
 A diffusion model is sampled by solving an ODE that leads from noise to an image. The two methods
 below begin at the same noise and ask the same network, so what differs is their own error: the
-**distance** of their images to those of the ODE's fine solution. What they cost is the number of
-**evaluations** of the network (NFE). As set at first, both make 30.
+**distance** (root mean square over pixels from −1 to 1) of their images to those of the ODE's fine
+solution. What they cost is the number of **evaluations** of the network (NFE): 30 for both, as set
+here at first.
 """
 
 LOOK = """
@@ -325,6 +327,7 @@ dl.numbers { display: grid; grid-template-columns: repeat(3, 1fr); gap: .8rem; m
 .numbers dt { font-size: .85rem; }
 .numbers dd { margin: 0; font-size: 1.3rem; font-variant-numeric: tabular-nums; }
 .strip { grid-column: 1 / -1; }
+.strip .times, .strip img { max-width: var(--width); }
 .strip .times { display: grid; font-size: .75rem; text-align: center; }
 .wrong { border-left: 4px solid #d55e00; padding: .7rem 1rem; font-size: 1.05rem; }
 @media (max-width: 800px) { .results { grid-template-columns: 1fr; } }
@@ -371,7 +374,7 @@ def _strip(result: Result) -> str:
     times = "".join(f"<span>{_time(t)}</span>" for t in result.times)
     columns = f"grid-template-columns: repeat({len(result.times)}, 1fr)"
     return (
-        f'<div class="strip" style="max-width: {len(result.times) * (TILE + 4)}px">'
+        f'<div class="strip" style="--width: {len(result.times) * (TILE + 4)}px">'
         f"<h3>{result.name}: the first image on its way</h3>"
         f'<div class="times" style="{columns}">{times}</div>'
         + _figure(
