@@ -36,6 +36,7 @@ OWNERS = {
     "wandb": {"pndm/tracking.py"},
     "torch_fidelity": {"pndm/evaluation.py"},
     "diffusers": {"pndm/integrations/diffusers.py"},
+    "gradio": {"pndm/demo.py"},
 }
 """Packages that only these files import."""
 
