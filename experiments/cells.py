@@ -25,7 +25,7 @@ COLUMNS = [
     *("model", "weights", "precision", "extractor", "reference", "code", "commit", "command"),
     "error",
 ]
-JACKKNIFE = [*KEY, "samples", "fid", *WITHOUT]
+JACKKNIFE = [*KEY, "samples", "fid", "infinity", *WITHOUT]
 FLOORS = ["dataset", "samples", "extractor", "fid", "sd"]
 
 ALIGNED = {"convention": "aligned"}

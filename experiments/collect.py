@@ -26,6 +26,7 @@ import yaml
 from experiments import claims, fid_by_steps, figures, jackknife, readme, tables
 from experiments.cells import COLUMNS, DATASETS, FLOORS, FOLDER, JACKKNIFE, KEY, Results, command
 from pndm import config, datasets, evaluation, experiment
+from pndm.statistics import extrapolate
 from pndm.worker import Job
 
 SAMPLES = {"digits": fid_by_steps.ALL_DIGITS}
@@ -156,13 +157,16 @@ def leave_one_out(row: pd.Series) -> dict[str, Any] | str:
         if not job.features(extractor).path(0).exists():
             return f"no feature shards: {folder}"
         reference = evaluation.reference(row["dataset"], extractor)
-        value, without = jackknife.distances(experiment.blocks(job, extractor), reference)
+        blocks = experiment.blocks(job, extractor)
+        value, without = jackknife.distances(blocks, reference)
+        infinity = extrapolate(blocks, reference)
     except (*config.EXPECTED, KeyError, TypeError) as error:
         return f"no feature shards: {folder} ({config.one_line(error)})"
     if abs(value - row["fid"]) > 1e-4 * abs(row["fid"]) + 1e-6:
         return f"its shards give {value:.6g}, its record {row['fid']:.6g}: {folder}"
     numbers = dict(zip(jackknife.WITHOUT, (round(w, 8) for w in without), strict=True))
-    return {**row[[*KEY, "samples"]], "fid": round(value, 8), **numbers}
+    measured = {"fid": round(value, 8), "infinity": round(infinity, 6)}
+    return {**row[[*KEY, "samples"]], **measured, **numbers}
 
 
 def collect(reading: Reading, old: Results) -> tuple[Results, list[str]]:

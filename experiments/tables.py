@@ -90,12 +90,19 @@ def by_nfe(results: Results, dataset: str) -> pd.DataFrame:
             "steps": "–" if pd.isna(cell["steps"]) else str(cell["steps"]),
             "FID": f"{cell['fid']:.2f}",
             "without bias, 95 %": interval(cell),
+            "n → ∞": infinity(results, dataset, cell),
             "seconds": f"{cell['seconds']:.0f}",
         }
         for _, cell in cells.sort_values(["schedule", "nfe", "fid"]).iterrows()
     ]
-    columns = ["NFE", "schedule", "method", "steps", "FID", "without bias, 95 %", "seconds"]
-    return pd.DataFrame(rows, columns=columns)
+    columns = ["NFE", "schedule", "method", "steps", "FID", "without bias, 95 %", "n → ∞"]
+    return pd.DataFrame(rows, columns=[*columns, "seconds"])
+
+
+def infinity(results: Results, dataset: str, row: pd.Series) -> str:
+    """The value that a cell's blocks extrapolate to."""
+    found = results.without(dataset, Cell(*(row[name] for name in Cell._fields)))
+    return "–" if found is None else f"{found['infinity']:.2f}"
 
 
 def interval(cell: pd.Series) -> str:

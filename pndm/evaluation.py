@@ -473,7 +473,8 @@ def fid(blocks: Sequence[Statistics], reference: Reference) -> dict[str, Any]:
 
     `value` is biased by the number n of images, as every published FID is. From BLOCKS blocks come
     also the jackknife's `bias_corrected` value, its standard error `se` and its 95 % interval
-    `low` … `high`; they are None for any other number of blocks. Warns where n ≤ D.
+    `low` … `high`, and `infinity`, the value extrapolated to n → ∞; they are None for any other
+    number of blocks. Warns where n ≤ D.
     """
     whole = statistics.total(blocks)
     dimension = len(reference.mean)
@@ -487,10 +488,12 @@ def fid(blocks: Sequence[Statistics], reference: Reference) -> dict[str, Any]:
                 stacklevel=2,
             )
     value = checked_distance(whole, reference)
-    interval: dict[str, float | None] = dict.fromkeys(("bias_corrected", "se", "low", "high"))
+    names = ("bias_corrected", "se", "low", "high", "infinity")
+    interval: dict[str, float | None] = dict.fromkeys(names)
     if len(blocks) == statistics.BLOCKS:
         estimate = statistics.distance(blocks, reference)
-        interval = {name: getattr(estimate, name) for name in interval}
+        interval = {name: getattr(estimate, name) for name in names[:-1]}
+        interval["infinity"] = statistics.extrapolate(blocks, reference)
     return {
         "value": value,
         **interval,

@@ -66,6 +66,8 @@ def test_fid_is_torch_fidelitys_from_beginning_to_end(extractor, reference):
     ours = evaluation.fid(statistics.blocks(extractor(mirrored())), reference)
     assert ours["value"] == pytest.approx(theirs, rel=1e-7)
     assert ours["low"] < ours["bias_corrected"] < ours["high"] and ours["se"] > 0
+    assert ours["infinity"] == pytest.approx(ours["bias_corrected"], abs=4 * ours["se"])
+    assert ours["infinity"] < ours["value"]
     assert ours["n"] == 1797 and ours["extractor"] == "digits"
     assert "not Inception" in ours["metric"] and ours["reference"] == reference.label
 
