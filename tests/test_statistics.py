@@ -82,6 +82,18 @@ def test_a_stream_of_parts_is_their_whole(chunk, monkeypatch):
         Statistics.stream([])
 
 
+def test_what_falls_as_one_over_n_is_extrapolated(monkeypatch):
+    parts = statistics.blocks(normal(997, 3))
+    monkeypatch.setattr(statistics, "frechet_to", lambda reference: lambda s: 3 + 50 / s.n)
+    assert statistics.extrapolate(parts, standard(3)) == pytest.approx(3, rel=1e-9)
+
+
+def test_the_bias_of_few_images_is_extrapolated_away():
+    parts, exact = statistics.blocks(normal(2000, 8)), standard(8)
+    biased = statistics.frechet_distance(statistics.total(parts), exact)
+    assert abs(statistics.extrapolate(parts, exact)) < 0.3 * biased
+
+
 def test_a_singular_reference_has_its_distance():
     few, many = Statistics.of(normal(5, 9)), Statistics.of(normal(60, 9, 2))
     value = statistics.frechet_distance(many, few)
