@@ -117,7 +117,7 @@ class Run:
     batch_size: int = MISSING
     device: str = MISSING
     precision: str = MISSING
-    compile: Any = MISSING
+    compile: Any = "auto"
     processes: Any = MISSING
     fid: Any = MISSING
     kid: Any = MISSING
