@@ -23,7 +23,16 @@ import pandas as pd
 import torch
 import yaml
 
-from experiments import claims, fid_by_steps, figures, jackknife, readme, tables
+from experiments import (
+    claims,
+    fid_by_steps,
+    figures,
+    jackknife,
+    readme,
+    schedules,
+    tables,
+    trained,
+)
 from experiments.cells import COLUMNS, DATASETS, FLOORS, FOLDER, JACKKNIFE, KEY, Results, command
 from pndm import config, datasets, evaluation, experiment
 from pndm.statistics import extrapolate
@@ -31,6 +40,9 @@ from pndm.worker import Job
 
 SAMPLES = {"digits": fid_by_steps.ALL_DIGITS}
 """Images in the cells of a dataset's table; of any other 50,000."""
+
+BESIDE = (schedules, trained)
+"""Pages of other measurements that show the main table's cells too."""
 
 ONE = ("extractor", "reference", "precision", "code")
 """What all rows of a dataset's table must have in common."""
@@ -198,6 +210,10 @@ def write(results: Results, folder: Path, page: Path | None) -> list[Path]:
     for dataset in DATASETS:
         written += tables.write(results, dataset, folder)
         written += figures.write_fid_by_steps(results, dataset, folder)
+    for module in BESIDE:
+        measured = folder / f"{module.__name__.rpartition('.')[2]}.csv"
+        if measured.exists():
+            written += module.write(pd.read_csv(measured), folder, results)
     if page is not None:
         page.write_text(readme.update(page.read_text(), results, folder))
         written.append(page)

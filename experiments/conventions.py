@@ -19,8 +19,8 @@ import pndm
 from experiments import collect
 from experiments.cells import FOLDER, Results
 from experiments.fid_by_steps import ALL_DIGITS, Cell
+from experiments.fine import solution
 from experiments.tables import NAMES, markdown
-from experiments.transfer_x_gradient import solution
 from pndm import config, experiment, records
 from pndm.solvers import SOLVERS
 

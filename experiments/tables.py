@@ -192,7 +192,8 @@ def summary(results: Results, dataset: str) -> str:
             found += 1
         elif row is not None:
             where = f"{cell.schedule} {cell.solver} {cell.steps or ''} {row['status']}"
-            failed.append(" ".join(where.split()) + (f": {row['error']}" if row["error"] else ""))
+            reason = "" if pd.isna(row["error"]) else f": {row['error']}"
+            failed.append(" ".join(where.split()) + reason)
     return "\n".join([f"{dataset}: {found} of {total} cells of seed set 0", *failed])
 
 

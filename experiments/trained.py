@@ -15,8 +15,8 @@ import pndm
 from experiments.cells import FOLDER, Results
 from experiments.fid_by_steps import Cell
 from experiments.figures import STYLES, figure, plain_log, save
+from experiments.fine import solution
 from experiments.tables import NAMES, markdown
-from experiments.transfer_x_gradient import solution
 from pndm.solvers import SOLVERS
 
 METHODS = ("ddim", "s_pndm", "plms", "prk", "fon")

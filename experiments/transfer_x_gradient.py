@@ -23,13 +23,11 @@ import pndm
 from experiments import collect
 from experiments.cells import FOLDER
 from experiments.fid_by_steps import ALL_DIGITS
+from experiments.fine import solution
 from experiments.ingredients import Cell, Method, distances, trajectories
 from pndm import config, experiment, records
 
 IMAGES = 32
-FINE = 250
-"""Steps of Runge-Kutta in ρ (order 4) between whole times, as the fine solution."""
-
 NAME = "transfer_x_gradient"
 CELL = ["schedule", *Method._fields, "grid", "nfe"]
 FOUND = [*CELL, "steps", "fid", "bias_corrected", "se", "low", "high", "samples", "code", "commit"]
@@ -82,14 +80,6 @@ def measure_rmse(folder: Path) -> None:
         table = pd.concat([table, new], ignore_index=True) if len(table) else new
         save(table, "rmse", folder)
         print(f"{name} {grid}: {len(rows)} trajectories in {seconds} s", flush=True)
-
-
-def solution(network, schedule, x_T: torch.Tensor, start: float) -> torch.Tensor:
-    """The images that a fine fourth-order method reaches from a time on."""
-    nodes = sorted({round(start * i / FINE) for i in range(FINE)} | {start}, reverse=True)
-    return pndm.sample(
-        network, x_T, solver=pndm.solvers.rk4_rho(), schedule=schedule, grid=[*nodes, -1]
-    )
 
 
 def save(table: pd.DataFrame, name: str, folder: Path) -> None:
