@@ -37,6 +37,8 @@ def measure(device: torch.device, pairs: int) -> Iterator[Row]:
             lambda name=name: sampled(name), lambda: sampled("fp32"), pairs
         )
         each = BATCH * solver.nfe(10)
+        lower, images = (sampled(which).double() for which in (name, "fp32"))
+        rms = (lower - images).square().mean().sqrt().item()
         yield Row(
             "precision",
             f"digits, {name}, and fp32",
@@ -46,8 +48,8 @@ def measure(device: torch.device, pairs: int) -> Iterator[Row]:
             ratio,
             "",
             None,
-            difference(sampled(name).double(), sampled("fp32").double()),
-            f"FID {fid(name, device):.4f}, of fp32 {full:.4f} (1,797 images, plms, 50 steps)",
+            difference(lower, images),
+            f"RMS {rms:.2g}; FID {fid(name, device):.4f}, of fp32 {full:.4f} (1,797, plms, 50 steps)",
         )
 
 

@@ -57,7 +57,7 @@ def distances() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*KEY, "rmse"])
 
 
-def distance_of_feature(row: pd.Series, more: Sequence[str]) -> dict:
+def fid_of(row: pd.Series, more: Sequence[str]) -> dict:
     """The FID of a cell: of the main table where it is aligned, else by a run."""
     if row["convention"] == "aligned":
         cell = Cell(row["schedule"], row["solver"], "leading", "", row["steps"], 0)
@@ -98,7 +98,7 @@ def main(more: Sequence[str]) -> None:
     path = FOLDER / "conventions.csv"
     try:
         table = distances()
-        found = [distance_of_feature(row, more) for _, row in table.iterrows()]
+        found = [fid_of(row, more) for _, row in table.iterrows()]
     except config.EXPECTED as error:
         sys.exit(f"error: {config.one_line(error)}")
     table = pd.concat([table, pd.DataFrame(found)], axis=1)[COLUMNS]
