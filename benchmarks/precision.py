@@ -49,7 +49,7 @@ def measure(device: torch.device, pairs: int) -> Iterator[Row]:
             "",
             None,
             difference(lower, images),
-            f"RMS {rms:.2g}; FID {fid(name, device):.4f}, of fp32 {full:.4f} (1,797, plms, 50 steps)",
+            f"RMS {rms:.2g}; FID {fid(name, device):.4f}, of fp32 {full:.4f} (plms, 50 steps)",
         )
 
 
