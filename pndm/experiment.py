@@ -53,11 +53,9 @@ def run(cfg: config.Run, sweep: str | None = None) -> Path:
     began = time.monotonic()
     job = Job(cfg)
     folder = run_folder(job)
-    record = folder / "metrics.json"
     if not cfg.overwrite and is_complete(folder, cfg):
         print("complete already (overwrite=true makes it again)")
-        show(json.loads(record.read_text()))
-        return record
+        return conclude(folder)
 
     what = {**describe(job), "sweep": sweep}
     folder.mkdir(parents=True, exist_ok=True)
@@ -71,7 +69,7 @@ def run(cfg: config.Run, sweep: str | None = None) -> Path:
 
 def make_run(job: Job, folder: Path, what: dict[str, Any], began: float) -> Path:
     """Make a run whose folder is locked."""
-    cfg, record = job.cfg, folder / "metrics.json"
+    cfg = job.cfg
     records.write_json(folder / "status.json", {"status": "running", **what})
     records.atomic(folder / "config.yaml", lambda path: path.write_text(config.as_yaml(cfg)))
     name = f"{cfg.dataset.name} {cfg.schedule['name']} {cfg.solver['name']} {cfg.steps}"
@@ -85,11 +83,19 @@ def make_run(job: Job, folder: Path, what: dict[str, Any], began: float) -> Path
             result = {**what, **measured, "status": "complete", "wandb": mirror.sync}
             mirror.log({"fid": result["fid"]["value"], "nfe": result["nfe"], **result["seconds"]})
             mirror.image("samples", folder / "samples.png")
-        records.write_json(record, result)
-        records.write_json(folder / "status.json", {"status": "complete", **what})
+        records.write_json(folder / "metrics.json", result)
+        return conclude(folder)
     except BaseException as error:
         record_failure(folder, what, error)
         raise
+
+
+def conclude(folder: Path) -> Path:
+    """Show a complete record, and have status.json agree: what ends a run may part the two."""
+    record, status = folder / "metrics.json", folder / "status.json"
+    result = json.loads(record.read_text())
+    if (read_json(status) or {}).get("status") != "complete":
+        records.write_json(status, result)
     show(result)
     return record
 
