@@ -37,6 +37,9 @@ SCHEMA = 1
 PICTURE = 100
 """Images in the picture of samples."""
 
+TABLE = 64
+"""Images in the mirror's table of images by seed."""
+
 LONG = 600
 """Seconds from which a run on a CPU says beforehand how long it will take."""
 
@@ -83,6 +86,7 @@ def make_run(job: Job, folder: Path, what: dict[str, Any], began: float) -> Path
             result = {**what, **measured, "status": "complete", "wandb": mirror.sync}
             mirror.log({"fid": result["fid"]["value"], "nfe": result["nfe"], **result["seconds"]})
             mirror.image("samples", folder / "samples.png")
+            mirror.table("images", job.seeds(0)[:TABLE], pixels(job))
         records.write_json(folder / "metrics.json", result)
         return conclude(folder)
     except BaseException as error:
