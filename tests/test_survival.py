@@ -78,6 +78,46 @@ def test_of_two_at_once_one_works_and_the_other_reports(tmp_path):
     finish(first)
 
 
+STEP = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_ID": "1"}
+"""What Slurm tells both tasks of a step."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_tasks_of_a_slurm_step_share_the_work(undisturbed, tmp_path, processes):
+    arguments = [*DDIM, f"processes={processes}"]
+    tasks = [start(arguments, tmp_path, SLURM_PROCID=task, **STEP) for task in "01"]
+    made = {}
+    while any(task.poll() is None for task in tasks):
+        shards = times(tmp_path, "*.shard")
+        assert made.items() <= shards.items()  # none was made twice
+        made = shards
+        time.sleep(0.02)
+    for task in tasks:
+        assert "record: " in finish(task).splitlines()[-1]
+    assert_same(result(tmp_path), undisturbed)
+
+
+@pytest.mark.slow
+def test_a_task_takes_over_what_another_one_began(undisturbed, tmp_path):
+    first = start(DDIM, tmp_path, SLURM_PROCID="0", **STEP)
+    wait_for(lambda: list(tmp_path.rglob("status.json")), first)
+    second = start(DDIM, tmp_path, SLURM_PROCID="1", **STEP)
+    wait_for(lambda: list(tmp_path.rglob("images/*.shard")), first)
+    first.kill()
+    first.communicate()
+    finish(second)
+    assert_same(result(tmp_path), undisturbed)
+
+
+def test_tasks_that_would_overwrite_one_another_are_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    (cfg,) = config.cells(["overwrite=true", f"outputs={tmp_path}"])
+    with pytest.raises(ValueError, match="use a single one"):
+        experiment.run(cfg)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     script = (
@@ -87,7 +127,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     )
     common = ["solver=ddim", "steps=2", "wandb.mode=disabled", "progress=false", "device=cpu"]
     peaks = []
-    for samples in (1000, 30_000):
+    for samples in (1000, 100_000):
         arguments = [*common, f"samples={samples}", f"outputs={tmp_path}/{samples}"]
         done = subprocess.run(
             [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True
