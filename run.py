@@ -13,6 +13,9 @@ from pndm import config
 SWEEP = "PNDM_SWEEP"
 """Environment variable that tells the jobs of a sweep, in whatever process, its name."""
 
+CARDS = "PNDM_CARDS"
+"""Environment variable that keeps CUDA_VISIBLE_DEVICES, which launcher=slurm_local empties."""
+
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def job(cfg: DictConfig) -> None:
@@ -23,12 +26,24 @@ def job(cfg: DictConfig) -> None:
     if sweep:
         print(" ".join(hydra_cfg.overrides.task), flush=True)
     try:
-        run = config.from_hydra(cfg)
-        if hydra_cfg.runtime.choices.launcher in ("joblib", "slurm_local"):
-            run = config.deal(run, hydra_cfg.job.num)
+        number = hydra_cfg.job.get("num", 0)  # which there is in a sweep only
+        run = deal(config.from_hydra(cfg), hydra_cfg.runtime.choices.launcher, number)
         print(f"record: {experiment.run(run, sweep)}", flush=True)
     except config.EXPECTED as error:
         print(f"error: {config.one_line(error)}", file=sys.stderr)
+
+
+def deal(run: config.Run, launcher: str, number: int) -> config.Run:
+    """A run on the card whose turn it is, where cells or tasks share those of a machine."""
+    if launcher == "slurm_local":
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+        if CARDS in os.environ:
+            os.environ["CUDA_VISIBLE_DEVICES"] = os.environ[CARDS]
+    turns = dict.fromkeys(("joblib", "slurm_local"), number)
+    turn = turns.get(launcher, os.environ.get("SLURM_LOCALID"))
+    if turn is None or config.processes(run) > 1:  # workers take turns themselves
+        return run
+    return config.deal(run, int(turn))
 
 
 def main() -> None:
@@ -41,6 +56,8 @@ def main() -> None:
     try:
         runs = config.cells(overrides, sweep)
         config.require_weights(runs)
+        if "CUDA_VISIBLE_DEVICES" in os.environ:
+            os.environ[CARDS] = os.environ["CUDA_VISIBLE_DEVICES"]
         if len(runs) > 1:
             os.environ[SWEEP] = time.strftime("%Y%m%d-%H%M%S")
         sys.argv[1:] = ["-m"] * sweep + overrides  # Hydra wants its flags first

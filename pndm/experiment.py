@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from pndm import classifier, config, evaluation, images, records
 from pndm.models import registry
-from pndm.processes import run_workers
+from pndm.processes import run_workers, tasks
 from pndm.statistics import BLOCKS
 from pndm.tracking import Mirror
 from pndm.worker import Job, missing, work
@@ -37,6 +37,9 @@ SCHEMA = 1
 
 PICTURE = 100
 """Images in the picture of samples."""
+
+TABLE = 64
+"""Images in the mirror's table of images by seed."""
 
 LONG = 600
 """Seconds from which a run on a CPU says beforehand how long it will take."""
@@ -49,30 +52,38 @@ def run(cfg: config.Run, sweep: str | None = None) -> Path:
     """Make a run (of a `sweep`), or what is missing of it; the path of its metrics.json.
 
     A complete run is only shown, unless `cfg.overwrite`. Whatever stops it leaves the finished
-    shards and a status.json that says why; the exception goes on.
+    shards and a status.json that says why; the exception goes on. Tasks of one Slurm step share
+    its shards; the first of them makes the record.
     """
     began = time.monotonic()
     job = Job(cfg)
     folder = run_folder(job)
-    record = folder / "metrics.json"
     if not cfg.overwrite and is_complete(folder, cfg):
         print("complete already (overwrite=true makes it again)")
-        show(json.loads(record.read_text()))
-        return record
+        return conclude(folder)
+    if cfg.overwrite and tasks() > 1:
+        raise ValueError(f"overwrite=true in {tasks()} tasks at once: use a single one")
 
     what = {**describe(job), "sweep": sweep}
     folder.mkdir(parents=True, exist_ok=True)
     with records.lock(folder / "run") as mine:
-        if not mine:
-            raise BlockingIOError(f"{folder} is being made by another process: wait for it")
-        if cfg.overwrite:
-            shutil.rmtree(job.folder, ignore_errors=True)
+        if mine:
+            return make_run(job, folder, what, began)
+    if tasks() == 1:
+        raise BlockingIOError(f"{folder} is being made by another process: wait for it")
+    extractor, _, _ = judge(job)
+    make_shards(job, folder, extractor, missing(job, extractor))
+    with records.lock(folder / "run", wait=True):
         return make_run(job, folder, what, began)
 
 
 def make_run(job: Job, folder: Path, what: dict[str, Any], began: float) -> Path:
-    """Make a run whose folder is locked."""
-    cfg, record = job.cfg, folder / "metrics.json"
+    """Make a run whose folder is locked, unless another task has just done so."""
+    cfg = job.cfg
+    if cfg.overwrite:
+        shutil.rmtree(job.folder, ignore_errors=True)
+    elif is_complete(folder, cfg):
+        return conclude(folder)
     records.write_json(folder / "status.json", {"status": "running", **what})
     records.atomic(folder / "config.yaml", lambda path: path.write_text(config.as_yaml(cfg)))
     name = f"{cfg.dataset.name} {cfg.schedule['name']} {cfg.solver['name']} {cfg.steps}"
@@ -86,11 +97,20 @@ def make_run(job: Job, folder: Path, what: dict[str, Any], began: float) -> Path
             result = {**what, **measured, "status": "complete", "wandb": mirror.sync}
             mirror.log({"fid": result["fid"]["value"], "nfe": result["nfe"], **result["seconds"]})
             mirror.image("samples", folder / "samples.png")
-        records.write_json(record, result)
-        records.write_json(folder / "status.json", {"status": "complete", **what})
+            mirror.table("images", job.seeds(0)[:TABLE], pixels(job))
+        records.write_json(folder / "metrics.json", result)
+        return conclude(folder)
     except BaseException as error:
         record_failure(folder, what, error)
         raise
+
+
+def conclude(folder: Path) -> Path:
+    """Show a complete record, and have status.json agree: what ends a run may part the two."""
+    record, status = folder / "metrics.json", folder / "status.json"
+    result = json.loads(record.read_text())
+    if (read_json(status) or {}).get("status") != "complete":
+        records.write_json(status, result)
     show(result)
     return record
 
@@ -100,8 +120,7 @@ def make(job: Job, folder: Path) -> dict[str, Any]:
     cfg = job.cfg
     extractor, reference, reason = judge(job)
     todo = missing(job, extractor)
-    if todo:
-        make_shards(job, folder, extractor, todo)
+    make_shards(job, folder, extractor, todo)
     write_pictures(job, folder)
 
     began = time.monotonic()
@@ -139,13 +158,15 @@ def make_shards(
     job: Job, folder: Path, extractor: evaluation.Extractor | None, todo: Sequence[int]
 ) -> None:
     """Make the missing shards, in this process or in several, behind a progress bar."""
+    if not todo:
+        return
     cfg = job.cfg
     count = sum(len(job.seeds(shard)) for shard in todo)
     nfe = config.solver(cfg.solver).nfe(cfg.steps) if isinstance(cfg.grid, str) else None
     tell_cost(job, count, nfe)
     if config.processes(cfg) > 1:
         with tqdm(total=cfg.samples, unit="image", disable=not cfg.progress) as bar:
-            run_workers(job, folder / "config.yaml", folder / "workers.log", bar)
+            run_workers(job, folder, bar)
     total = None if nfe is None else nfe * count
     with tqdm(total=total, unit="eval", unit_scale=True, disable=not cfg.progress) as bar:
         work(job, extractor, bar)

@@ -1,7 +1,8 @@
-"""Several processes for one run, by the launcher of torch.distributed.
+"""Several processes for one run: workers on this machine, tasks of a Slurm step on many.
 
-Each is a worker (`python -m pndm.worker`) that claims shards until none is left. They exchange
-nothing, so one that dies costs its shard and no more; what is left at last the caller makes.
+Each claims shards until none is left. They exchange nothing, so one that dies costs its shard and
+no more; what is left at last the caller makes. Workers (`python -m pndm.worker`) are started by
+the launcher of torch.distributed, tasks by Slurm, which gives them all the same command.
 """
 
 import contextlib
@@ -14,18 +15,30 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pndm import config
+from pndm import config, records
 from pndm.worker import Job
 
 RESTARTS = 3
 """How often the launcher starts the workers again after one has died."""
 
 
-def run_workers(job: Job, settings: Path, log: Path, bar: tqdm) -> None:
-    """Start `processes` workers of the run configured in `settings` and wait for their end.
+def tasks() -> int:
+    """How many tasks of a Slurm step run this command, on one node or several."""
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+
+
+def task() -> int:
+    """This task's number among them."""
+    return int(os.environ.get("SLURM_PROCID", "0"))
+
+
+def run_workers(job: Job, folder: Path, bar: tqdm) -> None:
+    """Start `processes` workers of a run and wait for their end; `folder` keeps what they said.
 
     The processor's cores are shared out among them, unless OMP_NUM_THREADS says otherwise.
     """
+    settings, log = (folder / f"workers-{task()}.{suffix}" for suffix in ("yaml", "log"))
+    records.atomic(settings, lambda path: path.write_text(config.as_yaml(job.cfg)))
     number = config.processes(job.cfg)
     threads = str(max(1, (os.cpu_count() or 1) // number))
     environment = {"OMP_NUM_THREADS": threads, **os.environ}

@@ -20,7 +20,7 @@ PACKAGES = ("torch", "torchvision", "torch-fidelity", "hydra-core", "wandb", "nu
 
 def atomic(path: Path, write: Callable[[Path], Any]) -> None:
     """Let `write` fill a temporary file beside `path`, then rename it: whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}.partial")
     try:
         write(partial)
         with partial.open("rb") as file:

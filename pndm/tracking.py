@@ -2,14 +2,24 @@
 
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+import numpy as np
+
 INIT_SECONDS = 5
 """How long the server may take to answer before the run is mirrored offline."""
+
+ENVIRONMENT = {
+    "WANDB_SILENT": "true",
+    "WANDB_ERROR_REPORTING": "false",  # which waits half a minute for a server that is silent
+    "WANDB_FINISH_TIMEOUT": "60",  # seconds to upload at the end, for ever without it
+    "WANDB_FINISH_TIMEOUT_RAISES": "true",
+}
+"""Settings of wandb that the user's environment may overrule."""
 
 
 class Mirror:
@@ -51,6 +61,18 @@ class Mirror:
 
             self._try(lambda: self.run.log({name: wandb.Image(str(path))}))
 
+    def table(self, name: str, seeds: Sequence[int], images: Iterable[np.ndarray]) -> None:
+        """Add a table of images, uint8 [C, H, W], by their seeds."""
+        if self.run is not None:
+            import wandb
+
+            def table() -> Any:
+                pairs = zip(seeds, images, strict=False)
+                rows = [[seed, wandb.Image(image.transpose(1, 2, 0))] for seed, image in pairs]
+                return wandb.Table(columns=["seed", "image"], data=rows)
+
+            self._try(lambda: self.run.log({name: table()}))
+
     @property
     def sync(self) -> str | None:
         """The command that uploads an offline run."""
@@ -60,7 +82,8 @@ class Mirror:
         return f"wandb sync {os.path.relpath(folder)}"
 
     def _start(self, mode: Literal["online", "offline"]) -> Any:
-        os.environ.setdefault("WANDB_SILENT", "true")
+        os.environ |= {**ENVIRONMENT, **os.environ}
+        os.environ["WANDB_DATA_DIR"] = str(self.folder.resolve() / "wandb")  # not the user's home
         import wandb
 
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,6 @@ def pytest_configure(config):
         "HF_HUB_OFFLINE": "1",
         "WANDB_MODE": "offline",
         "WANDB_SILENT": "true",
-        "WANDB_ERROR_REPORTING": "false",
     }
     for name in ("PNDM_DATA", "HYDRA_FULL_ERROR"):
         os.environ.pop(name, None)

@@ -1,16 +1,13 @@
 """Whole runs: what they record, what they keep, and what they survive."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commands import finish, start, times, wait_for
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -18,7 +15,6 @@ import pndm
 from pndm import config, evaluation, experiment, images, worker
 from pndm.models import registry
 
-ROOT = config.CONF.parent
 SMALL = ["samples=20", "steps=3", "wandb.mode=disabled", "progress=false", "device=cpu"]
 KEYS = (
     "schema status solver schedule dataset model steps nfe samples seed fid seconds "
@@ -120,6 +116,17 @@ def test_the_same_run_again_makes_nothing(run, monkeypatch, capsys):
     again, _ = run("batch_size=3")
     assert first == again
     assert "complete already" in capsys.readouterr().out
+
+
+def test_a_status_that_a_kill_left_behind_is_put_right(run, tmp_path):
+    _, folder = run()
+    status = folder / "status.json"
+    status.write_text(json.dumps({"status": "running"}))
+    (cfg,) = config.cells([*SMALL, f"outputs={tmp_path}/outputs"])
+    assert experiment.summarize([cfg]) == 1
+    run()
+    assert experiment.summarize([cfg]) == 0
+    assert json.loads(status.read_text())["status"] == "complete"
 
 
 def test_overwrite_makes_it_again(run):
@@ -233,21 +240,9 @@ def test_a_record_of_a_newer_schema_is_refused(run):
         run()
 
 
-def start(arguments, folder, **environment):
-    return subprocess.Popen(
-        [sys.executable, ROOT / "run.py", *arguments, f"outputs={folder}"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **environment},
-    )
-
-
 def test_a_sweep_makes_every_cell_and_ends_with_its_records(tmp_path):
     sweep = ["-m", "solver=ddim,plms", "schedule=linear,cosine", "wandb.mode=offline"]
-    process = start([*sweep, "samples=20", "steps=3", "progress=false"], tmp_path)
-    out, err = process.communicate()
-    assert process.returncode == 0, err
+    out = finish(start([*sweep, "samples=20", "steps=3", "progress=false"], tmp_path))
     paths = [line.removeprefix("record: ") for line in out.splitlines() if "record: " in line]
     assert out.splitlines()[-1].startswith("record: ")
     records = [json.loads(Path(path).read_text()) for path in paths]
@@ -267,16 +262,6 @@ def test_interrupted_runs_leave_nothing_half_written_and_go_on(tmp_path):
     (status,) = tmp_path.rglob("status.json")
     assert json.loads(status.read_text())["status"] == "interrupted"
     assert not list(tmp_path.rglob("*.partial"))
-    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("images/*.shard")}
-    process = start(arguments, tmp_path)
-    out, err = process.communicate()
-    assert process.returncode == 0, err
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept
-
-
-def wait_for(event, process, seconds=300):
-    end = time.monotonic() + seconds
-    while not event():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    kept = times(tmp_path, "images/*.shard")
+    finish(start(arguments, tmp_path))
+    assert kept.items() <= times(tmp_path, "images/*.shard").items()
