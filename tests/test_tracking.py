@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -47,9 +48,13 @@ def test_a_mirror_holds_configuration_metrics_pictures_and_a_table_by_seed(tmp_p
     assert content["columns"] == ["seed", "image"]
     assert [seed for seed, _ in content["data"]] == [2**32, 2**32 + 1, 2**32 + 2]
     (mirrored,) = run.glob("*.wandb")
-    history = mirrored.read_bytes()
-    for part in ("cell", "sweep-7", "steps", "fid", "table-file", table.name):
-        assert part.encode() in history
+    parts = [p.encode() for p in ("cell", "sweep-7", "steps", "fid", "table-file", table.name)]
+    for _ in range(100):  # wandb's own process may write a little later
+        missing = [part for part in parts if part not in mirrored.read_bytes()]
+        if not missing:
+            break
+        time.sleep(0.3)
+    assert not missing
     assert len(list(tmp_path.rglob("staging/tmp*"))) >= 3  # the images, for `wandb sync`
 
 
