@@ -28,13 +28,15 @@ class Multistep:
     transfer part that is Euler's method in the clock `own`. Where two evaluations are weighed,
     `halfway` takes their line at one place instead of its mean: half-way through the step in λ
     (`bh2`: Lu et al. 2022b), or at ½·h/(1 − e^(−h)) of it (`bh1`: Zhao et al. 2023, B(h) = h).
+    With `lower_order_final` the order is at most the number of steps left; None: where they end
+    in the image. The last steps to it are the longest in λ, and orders from 3 on swing there.
     """
 
     order: int
     weights: Weights
     own: Clock
     halfway: Halfway | None = None
-    lower_order_final: bool = False
+    lower_order_final: bool | None = False
 
     stages = 1
     needs = 0
@@ -50,15 +52,22 @@ class Multistep:
             raise ValueError(f"order is {self.order}, but must be a whole number from 1 to {most}")
 
     def tableau(
-        self, schedule: Schedule, stands: Sequence[Node], ends: tuple[Node, Node], left: int
+        self,
+        schedule: Schedule,
+        stands: Sequence[Node],
+        ends: tuple[Node, Node],
+        left: int,
+        image: bool,
     ) -> Gradient:
         """The weights of the evaluations at `stands`, the newest first, in the step `ends`.
 
-        `left` is what `lower_order_final` allows. A step of no length, and one whose end the
-        clock does not reach (λ and 1/ρ are infinite at the image), takes the newest alone.
+        `left` steps are to be made, this one included, and the last ends in the `image` or not.
+        A step of no length, and one whose end the clock does not reach (λ and 1/ρ are infinite at
+        the image), takes the newest alone.
         """
         t, s = ends
-        count = min(self.order, len(stands), left if self.lower_order_final else len(stands))
+        lowered = image if self.lower_order_final is None else self.lower_order_final
+        count = min(self.order, len(stands), left if lowered else len(stands))
         if self.weights == "fixed":
             return ADAMS_BASHFORTH[count - 1]
         endless = math.isinf(reading(self.weights, s) + reading(self.own, s))

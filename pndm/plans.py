@@ -140,6 +140,7 @@ def _compile(
     prediction: Prediction = "noise",
 ) -> Plan:
     nodes = tuple(schedule.node(t) for t in grid)
+    image = nodes[-1].time < 0
     rows: list[Row] = []
     firsts: list[int] = []  # the row of each step's first evaluation, the newest first
     for step, (t, s) in enumerate(pairwise(nodes)):
@@ -147,10 +148,10 @@ def _compile(
         part = solver.part(step)
         if s.time < 0 and part.stages > 1:
             part = EULER  # no stage below time 0, where no network was trained
-        gradient = part.tableau(schedule, behind, (t, s), left)
+        gradient = part.tableau(schedule, behind, (t, s), left, image)
         new = _step(solver.transfer, gradient, schedule, (t, s), step, firsts, len(rows))
         if solver.corrector is not None:
-            corrected = _correct(solver, schedule, behind, left, [len(rows), *firsts])
+            corrected = _correct(solver, schedule, behind, left + 1, image, [len(rows), *firsts])
             new = [_after(corrected, row, s == nodes[-1]) for row in new]
         rows += new
         firsts.insert(0, len(rows) - gradient.stages)
@@ -161,13 +162,18 @@ def _compile(
 
 
 def _correct(
-    solver: Solver, schedule: Schedule, behind: Sequence[Node], left: int, through: Sequence[int]
+    solver: Solver,
+    schedule: Schedule,
+    behind: Sequence[Node],
+    left: int,
+    image: bool,
+    through: Sequence[int],
 ) -> Combination:
-    """The step that led to `behind[0]`, taken again with the evaluation there."""
+    """The step that led to `behind[0]`, taken again with the evaluation there; `left` as then."""
     if len(behind) == 1 or solver.corrector is None:
         return STAY
     ends = behind[1], behind[0]
-    gradient = solver.corrector.tableau(schedule, behind, ends, left + 2)
+    gradient = solver.corrector.tableau(schedule, behind, ends, left + 1, image)
     weights = [*gradient.b, *gradient.past]
     return _along(solver.transfer.move(*ends), weights, (), through[: len(weights)])
 

@@ -135,7 +135,7 @@ def multistep(
     predict: Literal["noise", "data"] = "noise",
     transfer: Literal["pseudo", "classical"] = "pseudo",
     starter: Literal["ramp", "improved_euler", "prk"] = "ramp",
-    lower_order_final: bool = False,
+    lower_order_final: bool | None = False,
     clip: bool = False,
     halfway: Halfway | None = None,
 ) -> Solver:
@@ -143,7 +143,8 @@ def multistep(
 
     `order` is 4, or as many as there are steps, unless given. `weights` are Adams-Bashforth's
     (`fixed`) or exact in t, ρ or λ; directions are noise or images (`predict`), these within ±1
-    with `clip`. `starter` takes one improved Euler step, or Runge-Kutta steps, first.
+    with `clip`. `starter` takes one improved Euler step, or Runge-Kutta steps, first;
+    `lower_order_final` is told at `Multistep`.
     """
     if (transfer, predict) not in TRANSFERS or starter not in STARTERS:
         raise ValueError(
@@ -158,7 +159,7 @@ def multistep(
     return Solver("multistep", move(clip=1.0 if clip else None), part, starters, order=order)
 
 
-def ipndm(order: int | None = None, lower_order_final: bool = False) -> Solver:
+def ipndm(order: int | None = None, lower_order_final: bool | None = False) -> Solver:
     """PNDM's weights with a ramp for a start: AB1, AB2, AB3, then AB4; order 2, NFE = N.
 
     Source: Zhang & Chen 2023 (DEIS), who name it so; latent-diffusion's PLMS but for the start.
@@ -166,7 +167,7 @@ def ipndm(order: int | None = None, lower_order_final: bool = False) -> Solver:
     return replace(multistep(order, lower_order_final=lower_order_final), name="ipndm")
 
 
-def deis(order: int | None = None, lower_order_final: bool = False) -> Solver:
+def deis(order: int | None = None, lower_order_final: bool | None = False) -> Solver:
     """Exact weights in t, of order 4 unless given; NFE = N.
 
     Source: Zhang & Chen 2023 (DEIS), the variant tAB.
@@ -174,7 +175,7 @@ def deis(order: int | None = None, lower_order_final: bool = False) -> Solver:
     return replace(multistep(order, "t", lower_order_final=lower_order_final), name="deis")
 
 
-def lms(order: int | None = None, lower_order_final: bool = False) -> Solver:
+def lms(order: int | None = None, lower_order_final: bool | None = False) -> Solver:
     """Exact weights in ρ, in which φ is Euler's method; of order 4 unless given; NFE = N.
 
     Source: the linear multistep sampler of Karras et al. 2022's followers (k-diffusion, `lms`).
@@ -182,7 +183,7 @@ def lms(order: int | None = None, lower_order_final: bool = False) -> Solver:
     return replace(multistep(order, "rho", lower_order_final=lower_order_final), name="lms")
 
 
-def dpmpp_2m(clip: bool = False, lower_order_final: bool = False) -> Solver:
+def dpmpp_2m(clip: bool = False, lower_order_final: bool | None = None) -> Solver:
     """x_0-predictions by [1 + 1/2r, −1/2r], r the last step over this one in λ; order 2, NFE = N.
 
     Source: Lu et al. 2022b (DPM-Solver++), algorithm 2.
@@ -191,7 +192,7 @@ def dpmpp_2m(clip: bool = False, lower_order_final: bool = False) -> Solver:
     return replace(made, name="dpmpp_2m", order=None)
 
 
-def dpmpp_3m(clip: bool = False, lower_order_final: bool = False) -> Solver:
+def dpmpp_3m(clip: bool = False, lower_order_final: bool | None = None) -> Solver:
     """x_0-predictions with exact weights in λ; order 3, NFE = N.
 
     Source: Lu et al. 2022b (DPM-Solver++), with the whole quadratic term: diffusers has half of
@@ -205,7 +206,7 @@ def unipc(
     order: int | None = None,
     variant: Halfway = "bh2",
     predict: Literal["noise", "data"] = "data",
-    lower_order_final: bool = False,
+    lower_order_final: bool | None = None,
     clip: bool = False,
 ) -> Solver:
     """Predictor UniP of order 2 or 3 (3 unless given) and its corrector UniC, in λ; NFE = N.

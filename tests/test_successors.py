@@ -271,6 +271,25 @@ def test_lower_order_at_the_end():
     assert [len(row.base.terms) for row in full.rows] == [1, 2, 3, 4, 4, 4, 4, 4]
 
 
+@pytest.mark.parametrize("make_solver", [dpmpp_3m, unipc])
+def test_lower_order_on_the_way_to_the_image_alone(make_solver):
+    """By default; the order of convergence on a list that ends before is the full one."""
+    for nodes, same in (([990, 700, 400, 100, -1], True), ([990, 700, 400, 100], False)):
+        plans = [
+            pndm.plan(make_solver(lower_order_final=how), vp(), grid=nodes).rows
+            for how in (None, same, not same)
+        ]
+        assert plans[0] == plans[1] != plans[2]
+
+
+def test_the_last_steps_to_the_image_do_not_swing():
+    """Of third order in all steps they overshoot ten times as far on the digits network."""
+    network, schedule = pndm.models.load("digits_linear"), make("linear")
+    x_T = pndm.initial_noise(range(8), (1, 8, 8))
+    for solver in (dpmpp_3m(), unipc()):
+        assert pndm.sample(network, x_T, solver=solver, schedule=schedule, steps=5).abs().max() < 3
+
+
 def test_floored_steps_are_skipped():
     """cosine's first times share the floored ᾱ: exact weights count them once."""
     schedule = make("cosine")
@@ -394,7 +413,7 @@ def their_dpmpp(schedule, grid, network, x, k, kind="midpoint", whole=False):
 DPMPP = {
     "2m": (dpmpp_2m(), (2, "midpoint")),
     "2m, exact": (multistep(2, "lambda", "data"), (2, "heun")),
-    "3m": (dpmpp_3m(), (3, "midpoint", True)),
+    "3m": (dpmpp_3m(lower_order_final=False), (3, "midpoint", True)),
 }
 
 
