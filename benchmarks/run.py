@@ -1,7 +1,7 @@
 """Speed beside the alternatives, as anyone can repeat it: one command, one table.
 
     python -m benchmarks.run                      # everything; results/cpu.csv and .md, or cuda
-    python -m benchmarks.run overhead start       # parts of it, printed alone
+    python -m benchmarks.run overhead programs    # parts of it, printed alone
     python -m benchmarks.run compiled --pairs 5 --device cuda
 
 Each part alternates ours and the other, and tells medians and the median of their ratios.
