@@ -28,8 +28,8 @@ BATCHES = {
 AIMS = {"cpu": {"ddpm_cifar10": 1.1, "digits_linear": 1.5}, "cuda": {"ddpm_cifar10": 2.0}}
 """How many times as fast as diffusers we aim to be; on a card 3 with bf16 and compilation."""
 
-SHARE = 0.9
-"""Of what a matrix product or a convolution reaches on this machine."""
+ALL, MIDDLE = slice(None), slice(1, 2)
+"""Of the sizes of batches."""
 
 
 def networks(architecture: str) -> tuple[UNet, UNet2DModel]:
@@ -64,9 +64,9 @@ def measure(
     pairs: int,
     precision: str = "fp32",
     compile: str = "off",
-    largest: bool = False,
+    which: slice = ALL,
 ) -> Iterator[Row]:
-    """Milliseconds per image and evaluation, by network and batch size, or the `largest` alone."""
+    """Milliseconds per image and evaluation, by network and size of batch (`which` of them)."""
     machine = rate(device)
     schedule = pndm.schedules.linear(convention="diffusers")
     solver, scheduler = pndm.solvers.plms(), PNDMScheduler()
@@ -76,11 +76,11 @@ def measure(
             aim *= 1.5
         network, theirs = networks(architecture)
         theirs = theirs.to(device)
-        for batch in batches[-1:] if largest else batches:
+        for size in batches[which]:
             runner = Runner(network, device, precision, compile)
             arch = runner.arch
             noise = pndm.initial_noise(
-                range(batch), (arch.in_channels, arch.image_size, arch.image_size)
+                range(size), (arch.in_channels, arch.image_size, arch.image_size)
             )
 
             starts = runner.state_of(noise), noise.to(device)
@@ -100,14 +100,14 @@ def measure(
             found = ours()
             start = time.perf_counter() - began
             mine, them, ratio = alternate(ours, other, pairs)
-            each = solver.nfe(STEPS) * batch
+            each = solver.nfe(STEPS) * size
             share = flops(architecture) * each / mine / machine
             how = f"{precision}, {'eager' if runner.mode is None else runner.mode}"
             note = f"{100 * share:.0f} % of {machine / 1e9:.0f} GFLOP/s"
             note += f"; compiled in {start:.0f} s" if runner.mode else ""
             yield Row(
                 "end to end",
-                f"{architecture}, batch {batch}, {how}",
+                f"{architecture}, batch {size}, {how}",
                 "ms per image and evaluation",
                 1e3 * mine / each,
                 1e3 * them / each,

