@@ -1,8 +1,10 @@
 """Random numbers that depend on an image's seed alone, not on the batch or on what ran before."""
 
 import hashlib
+import math
 import operator
 from collections.abc import Callable, Iterable, Sequence
+from random import Random
 
 import torch
 from torch import Tensor
@@ -21,11 +23,11 @@ def step_noise(seeds: Iterable[int], shape: Sequence[int]) -> Callable[[int], Te
     """z ~ N(0, 1) for row i of a plan, [len(seeds), *shape] float32, keyed by (seed, i).
 
     For the methods that add noise on their way (`ddpm`, `ddim` with eta > 0). Rows may be asked
-    for in any order.
+    for in any order. Two of them have the same numbers once in 2³² pairs.
     """
     seeds = [check_seed(seed) for seed in seeds]
     return lambda row: torch.stack(
-        [_normal(derive_seed("step noise", seed, row), shape) for seed in seeds]
+        [_normal(derive_seed("step noise", seed, row) % 2**32, shape) for seed in seeds]
     )
 
 
@@ -44,4 +46,15 @@ def check_seed(seed: int) -> int:
 
 
 def _normal(seed: int, shape: Sequence[int]) -> Tensor:
-    return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed))
+    """Standard normal numbers by a seed of up to 63 bits.
+
+    torch's generator on the CPU knows the lowest 32 bits of a seed alone. Python's Mersenne
+    Twister takes all of a longer one; from its uniform numbers Box and Muller's are made.
+    """
+    if seed < 2**32:
+        return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed))
+    count = math.prod(shape)
+    words = torch.frombuffer(bytearray(Random(seed).randbytes(16 * count)), dtype=torch.int64)
+    uniform = (words >> 11).double() / 2**53 + 0.5  # of [0, 1)
+    radius, angle = uniform.view(2, *shape).unbind()
+    return ((-2 * (1 - radius).log()).sqrt() * (2 * math.pi * angle).cos()).float()

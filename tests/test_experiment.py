@@ -101,6 +101,11 @@ def test_images_are_those_of_their_seeds_in_order(run):
     np.testing.assert_array_equal(got, images.to_uint8(x_0).permute(0, 2, 3, 1).numpy())
 
 
+def test_sets_of_seeds_have_other_images(run):
+    fids = [run(f"seed={seed}")[0]["fid"]["value"] for seed in (0, 1, 2, 2**20)]
+    assert len(set(fids)) == 4
+
+
 def test_png_images_hold_the_same_pixels(run):
     _, folder = run("save_images=npz")
     _, again = run("save_images=png")

@@ -64,6 +64,28 @@ def test_seeds_of_every_integer_type():
         assert torch.equal(step_noise(seeds, SHAPE)(5), step_noise(range(3), SHAPE)(5))
 
 
+def test_seeds_that_share_their_lowest_bits_differ():
+    """torch's generator alone would not tell them apart."""
+    seeds = [5, 2**32 + 5, 2**33 + 5, 2**62 + 5, 2**63 - 1, 2**32 - 1]
+    x = initial_noise(seeds, (4096,))
+    assert (torch.corrcoef(x) - torch.eye(len(seeds))).abs().max() < 5 / math.sqrt(4096)
+    noise = torch.cat([step_noise([seed], (4096,))(0) for seed in seeds])
+    assert (torch.corrcoef(noise) - torch.eye(len(seeds))).abs().max() < 5 / math.sqrt(4096)
+
+
+def test_long_seeds_are_standard_normal_too():
+    """Four moments at five deviations, and the distribution itself."""
+    x = initial_noise([2**32 + i for i in range(64)], (4096,)).double()
+    n = x.numel()
+    assert abs(x.mean()) < 5 / math.sqrt(n) and abs(x.var() - 1) < 5 * math.sqrt(2 / n)
+    assert abs((x**3).mean()) < 5 * math.sqrt(15 / n) and abs((x**4).mean() - 3) < 5 * math.sqrt(
+        96 / n
+    )
+    ordered = x.flatten().sort().values
+    below = torch.special.ndtr(ordered) - torch.arange(n) / n
+    assert below.abs().max() < 2 / math.sqrt(n)  # Kolmogorov and Smirnov, p = 0.0007
+
+
 def test_noise_is_standard_normal():
     """Mean 0, variance 1, no correlation of neighbouring seeds or rows, at five deviations."""
     size = 4096
