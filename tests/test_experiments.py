@@ -9,6 +9,7 @@ import yaml
 
 import pndm
 from experiments import (
+    conventions,
     convergence,
     cost,
     coverage,
@@ -190,7 +191,7 @@ def test_committed_norms_regenerate(tmp_path, model):
 # The other pages
 
 
-@pytest.mark.parametrize("module", [trained, cost, schedules])
+@pytest.mark.parametrize("module", [trained, cost, schedules, conventions])
 def test_committed_pages_regenerate(module, tmp_path):
     name = module.__name__.rpartition(".")[2]
     (path, *_) = module.write(pd.read_csv(FOLDER / f"{name}.csv"), tmp_path)
