@@ -33,7 +33,8 @@ def label(line: Line) -> str:
     if line.solver == "pf":
         words = dict(word.split("=") for word in line.options.split())
         return f"PF, tolerance {float(words.get('solver.rtol', 1e-5)):.0e}".replace("e-0", "e-")
-    return NAMES[line.solver] + (", quadratic" if line.grid == "quadratic" else "")
+    name = NAMES.get(line.solver) or " ".join([line.solver, line.options.replace("solver.", "")])
+    return name.strip() + (f", {line.grid}" if line.grid != "leading" else "")
 
 
 def text(row: pd.Series | None) -> str:
@@ -116,12 +117,13 @@ def by_seed(results: Results, dataset: str) -> pd.DataFrame:
     """The cells that have several sets of seeds: mean, standard deviation, minimum."""
     cells = measured(results, dataset)
     rows = []
-    for (schedule, solver, steps), group in cells[cells["grid"] == "leading"].groupby(
-        ["schedule", "solver", "steps"], sort=False
+    for (schedule, solver, options, steps), group in cells[cells["grid"] == "leading"].groupby(
+        ["schedule", "solver", "options", "steps"], sort=False
     ):
         if len(group) > 1 and len(group) == group["seed"].nunique():
             fid = group["fid"]
-            row = {"schedule": schedule, "method": NAMES.get(solver, solver), "steps": str(steps)}
+            method = label(Line(solver, (), options=options))
+            row = {"schedule": schedule, "method": method, "steps": str(steps)}
             row |= {"sets": str(len(group)), "mean ± sd": f"{fid.mean():.2f} ± {fid.std():.2f}"}
             rows.append({**row, "minimum": f"{fid.min():.2f}"})
     columns = ["schedule", "method", "steps", "sets", "mean ± sd", "minimum"]

@@ -76,6 +76,22 @@ def test_an_empty_folder_gives_tables_that_say_so(outputs, tmp_path, capsys):
     assert set(pd.read_csv(folder / "claims.csv")["verdict"]) == {"not run"}
 
 
+def test_methods_beyond_the_table_have_their_lines(outputs, tmp_path):
+    root, put = outputs
+    for order in (2, 3):
+        chosen = {"name": "multistep", "order": order}
+        settings = {"solver": chosen, "schedule": {"name": "linear", "timesteps": 1000}}
+        for seed in (0, 1):
+            name = f"multistep-10-{order}{seed}"
+            put(name, solver="multistep", steps=10, nfe=10, seed=seed, settings=settings)
+    folder = tmp_path / "results"
+    collect.main([str(root), "--results", str(folder)])
+    page = (folder / "fid_by_steps_digits.md").read_text()
+    for order in (2, 3):
+        assert f"| 10 | linear | multistep order={order} | 10 | 1.50 |" in page
+        assert f"| linear | multistep order={order} | 10 | 2 | 1.50 ± 0.00 |" in page
+
+
 def test_a_folder_that_is_not_there_is_one_line(tmp_path):
     with pytest.raises(SystemExit, match="^error: .*there is no such folder of runs$"):
         collect.main([str(tmp_path / "outptus"), "--results", str(tmp_path)])
