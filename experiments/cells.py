@@ -61,12 +61,22 @@ class Results:
         self.jackknife.to_csv(folder / "jackknife.csv", index=False)
         self.floors.to_csv(folder / "floors.csv", index=False)
 
-    def replace(self, new: "Results") -> "Results":
-        """These, with all that concerns the datasets of `new` taken from there."""
+    def replace(self, new: "Results", keep: bool = False) -> "Results":
+        """These, with all that concerns the datasets of `new` taken from there.
+
+        With `keep` cells that `new` does not have stay as they are.
+        """
         datasets = set(new.cells["dataset"])
+        measured = {_key(row) for _, row in new.cells.iterrows()}
+
+        def stays(old: pd.DataFrame) -> pd.Series:
+            if keep and "steps" in old:
+                return old.apply(lambda row: _key(row) not in measured, axis=1).astype(bool)
+            return ~old["dataset"].isin(datasets)
+
         return Results(
             *(
-                _sorted(pd.concat([old[~old["dataset"].isin(datasets)], fresh]), columns)
+                _sorted(pd.concat([old[stays(old)], fresh]), columns)
                 for old, fresh, columns in (
                     (self.cells, new.cells, COLUMNS),
                     (self.jackknife, new.jackknife, JACKKNIFE),

@@ -5,9 +5,10 @@
     python -m experiments.collect --readme             # tables and figures from results/ alone
 
 A dataset's rows are replaced where the folders hold records of it, and stay as they were
-committed where they do not. Records of different code, extractors or references are never mixed:
-the command says what there is and wants to be told. Records of another number of images, and
-doubles, are left out by name. W&B is never read.
+committed where they do not; with --keep cells that the folders do not have stay too. Records of
+different code, extractors or references are never mixed: the command says what there is and wants
+to be told. Records of another number of images, and doubles, are left out by name. W&B is never
+read.
 """
 
 import argparse
@@ -129,6 +130,15 @@ def choose(reading: Reading, codes: Sequence[str] = (), samples: int | None = No
         frame = leave_out(frame, frame["code"].isin(codes), notes, "of other code")
     wanted = frame["dataset"].map(lambda name: samples or SAMPLES.get(name, 50_000))
     frame = leave_out(frame, frame["samples"] == wanted, notes, "of another number of images")
+    require_one_kind(frame, codes)
+    rank = frame["status"].map({"complete": 2, "failed": 1}).fillna(0)
+    frame = frame.assign(rank=rank).sort_values(["rank", "started"])
+    frame = leave_out(frame, ~frame.duplicated(KEY, keep="last"), notes, "doubled by newer")
+    return Reading(frame.drop(columns="rank"), notes)
+
+
+def require_one_kind(frame: pd.DataFrame, codes: Sequence[str]) -> None:
+    """ConfigError where a dataset's rows may not stand in one table; several `codes` if named."""
     for dataset, rows in frame[frame["fid"].notna()].groupby("dataset"):
         for name in ONE:
             counts = rows[name].value_counts()
@@ -139,10 +149,6 @@ def choose(reading: Reading, codes: Sequence[str] = (), samples: int | None = No
         for model, files in rows.groupby("model")["weights"].unique().items():
             if len(files) > 1:
                 raise config.ConfigError(f"{model} has runs of several weights: {list(files)}")
-    rank = frame["status"].map({"complete": 2, "failed": 1}).fillna(0)
-    frame = frame.assign(rank=rank).sort_values(["rank", "started"])
-    frame = leave_out(frame, ~frame.duplicated(KEY, keep="last"), notes, "doubled by newer")
-    return Reading(frame.drop(columns="rank"), notes)
 
 
 def leave_out(frame: pd.DataFrame, keep: pd.Series, notes: list[str], reason: str) -> pd.DataFrame:
@@ -181,8 +187,11 @@ def leave_one_out(row: pd.Series) -> dict[str, Any] | str:
     return {**row[[*KEY, "samples"]], **measured, **numbers}
 
 
-def collect(reading: Reading, old: Results) -> tuple[Results, list[str]]:
-    """The results with the records' datasets replaced, and what was noted on the way."""
+def collect(reading: Reading, old: Results, keep: bool = False) -> tuple[Results, list[str]]:
+    """The results with the records' datasets replaced, and what was noted on the way.
+
+    With `keep` what the records do not have stays.
+    """
     frame = reading.frame
     notes, loo = list(reading.notes), []
     for _, measured in frame[frame["fid"].notna()].iterrows():
@@ -190,7 +199,7 @@ def collect(reading: Reading, old: Results) -> tuple[Results, list[str]]:
         (notes if isinstance(found, str) else loo).append(found)
     cells = frame.assign(command=[command(row) for _, row in frame.iterrows()])
     new = Results(cells[COLUMNS], pd.DataFrame(loo, columns=JACKKNIFE), floors(cells))
-    return old.replace(new), notes
+    return old.replace(new, keep), notes
 
 
 def floors(cells: pd.DataFrame) -> pd.DataFrame:
@@ -225,6 +234,7 @@ def main(words: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("outputs", nargs="*", type=Path, help="folders of runs (outputs)")
     parser.add_argument("--readme", action="store_true", help="read no runs, only results/")
+    parser.add_argument("--keep", action="store_true", help="keep the other cells of a dataset")
     parser.add_argument("--code", action="append", default=[], help="take runs of this code")
     parser.add_argument("--samples", type=int, help="take runs of so many images")
     parser.add_argument("--results", type=Path, help="another folder than experiments/results")
@@ -237,7 +247,8 @@ def main(words: Sequence[str]) -> None:
             reading = choose(
                 read(options.outputs or [Path("outputs")]), options.code, options.samples
             )
-            results, notes = collect(reading, results)
+            results, notes = collect(reading, results, options.keep)
+            require_one_kind(results.cells, options.code)
             results.save(folder)
         written = write(results, folder, page)
     except config.EXPECTED as error:

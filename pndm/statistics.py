@@ -55,13 +55,14 @@ class Statistics:
         """The statistics of features [N, D]; ValueError where one is not finite."""
         if features.ndim != 2 or not len(features):
             raise ValueError(f"features must be [N, D] with N ≥ 1, not {list(features.shape)}")
-        x = features.detach().to("cpu", torch.float64)
-        if not x.isfinite().all():
-            raise ValueError("features contain NaN or infinity: look at the images they are of")
+        x = features.detach().to("cpu", torch.float64, copy=True)
         mean = x.mean(0)
-        rows = (x - mean).numpy()
+        rows = x.sub_(mean).numpy()
         # NumPy sees one matrix on both sides and makes half of the symmetric product
-        return cls(len(x), mean, torch.from_numpy(rows.T @ rows))
+        scatter = torch.from_numpy(rows.T @ rows)
+        if not scatter.isfinite().all():
+            raise ValueError("features contain NaN or infinity: look at the images they are of")
+        return cls(len(x), mean, scatter)
 
     @classmethod
     def stream(cls, parts: Iterable[Tensor]) -> "Statistics":

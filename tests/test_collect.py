@@ -1,6 +1,7 @@
 """Records to tables: nothing is mixed, filled in or lost, and what is committed regenerates."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,22 @@ def test_an_empty_folder_gives_tables_that_say_so(outputs, tmp_path, capsys):
     assert "Nothing of this table was run yet." in page
     assert "±" not in page and not list(folder.glob("*.png"))
     assert set(pd.read_csv(folder / "claims.csv")["verdict"]) == {"not run"}
+
+
+def test_other_cells_stay_where_they_are_to_be_kept(outputs, tmp_path):
+    root, put = outputs
+    folder = tmp_path / "results"
+    old = put("plms-50-aa")
+    collect.main([str(root), "--results", str(folder)])
+    shutil.rmtree(old)
+    put("plms-20-bb", steps=20, nfe=29, code="code_b")
+    with pytest.raises(SystemExit, match="several code: .*--code NAME"):
+        collect.main([str(root), "--results", str(folder), "--keep"])
+    both = ["--code", "code_a", "--code", "code_b"]
+    collect.main([str(root), "--results", str(folder), "--keep", *both])
+    assert sorted(Results.load(folder).cells["steps"]) == [20, 50]
+    collect.main([str(root), "--results", str(folder)])
+    assert list(Results.load(folder).cells["steps"]) == [20]
 
 
 def test_methods_beyond_the_table_have_their_lines(outputs, tmp_path):
