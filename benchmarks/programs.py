@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ARCHITECTURE, BATCH = "ddpm_cifar10", 32
 
 MEMORY = """
-import resource, sys, torch
+import torch
 from benchmarks.end_to_end import networks
 import pndm
 from pndm.inference import Runner
@@ -38,7 +38,8 @@ with torch.no_grad():
         scheduler.set_timesteps(4)
         for t in scheduler.timesteps:
             x = scheduler.step(theirs(x, t).sample, t, x, return_dict=False)[0]
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+with open("/proc/self/status") as status:  # ru_maxrss would begin with the parent's
+    print(next(line.split()[1] for line in status if line.startswith("VmHWM")))
 """
 
 START = """
