@@ -23,7 +23,9 @@ def executed(path: Path) -> NotebookNode:
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
     where = {"metadata": {"path": str(FOLDER.parent)}}
-    NotebookClient(notebook, timeout=SECONDS, resources=where, record_timing=False).execute()
+    # what a cell prints may come in any number of parts
+    settings = {"timeout": SECONDS, "record_timing": False, "coalesce_streams": True}
+    NotebookClient(notebook, resources=where, **settings).execute()
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}
     }

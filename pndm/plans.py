@@ -219,12 +219,16 @@ def _step(
 
 
 def _between(schedule: Schedule, t: Node, s: Node, c: float, clock: str) -> Node:
-    """The node at t + c·(s−t), in the time or in ρ; the ends are what they are."""
+    """The node at t + c·(s−t), in the time or in ρ; the ends are what they are.
+
+    Where ᾱ is a staircase (`released`) that ρ may lie beyond the step: then its nearer end.
+    """
     if c in (0, 1):
         return s if c else t
     if clock == "rho" and t.rho != s.rho:
         rho = t.rho + c * (s.rho - t.rho)
-        return schedule.node(schedule.inverse(-math.log1p(rho * rho)))
+        inside = schedule.inverse(-math.log1p(rho * rho))
+        return schedule.node(min(max(inside, s.time), t.time))
     return schedule.node(t.time + c * (s.time - t.time))
 
 
