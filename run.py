@@ -1,8 +1,11 @@
 """Compose, run, record: python run.py solver=plms steps=50 dataset=digits."""
 
+import io
 import os
+import signal
 import sys
 import time
+from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -15,6 +18,10 @@ SWEEP = "PNDM_SWEEP"
 
 CARDS = "PNDM_CARDS"
 """Environment variable that keeps CUDA_VISIBLE_DEVICES, which launcher=slurm_local empties."""
+
+SWEEPS = ("-m", "--multirun")
+SHOWS = ("-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "--resolve", "-i", "--info")
+"""Hydra's flags: those that begin a sweep, and those that show something and run nothing."""
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -49,13 +56,24 @@ def deal(run: config.Run, launcher: str, number: int) -> config.Run:
 def main() -> None:
     """Refuse a wrong command line before anything is written, then let Hydra run the cells."""
     arguments = sys.argv[1:]
-    overrides = [a for a in arguments if a not in ("-m", "--multirun")]
-    sweep = len(overrides) < len(arguments)
-    if any(a.startswith("-") for a in overrides):  # --help, --cfg job …
-        return job()
+    sweep = any(a in SWEEPS for a in arguments)
+    flags = [a for a in arguments if a.startswith("-") and a not in SWEEPS]
+    shows = any(a in SHOWS for a in flags)
+    overrides = [a for a in arguments if not a.startswith("-") and ("=" in a or not shows)]
+    for stream in (sys.stdout, sys.stderr):  # a terminal without our letters ends no run
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        for flag in flags:
+            if flag not in SHOWS:
+                raise config.ConfigError(f"{flag}: settings are key=value, sweeps begin with -m")
         runs = config.cells(overrides, sweep)
+        if shows:
+            return job()
         config.require_weights(runs)
+        for outputs in {run.outputs for run in runs}:
+            Path(outputs).mkdir(parents=True, exist_ok=True)
         if "CUDA_VISIBLE_DEVICES" in os.environ:
             os.environ[CARDS] = os.environ["CUDA_VISIBLE_DEVICES"]
         if len(runs) > 1:

@@ -14,6 +14,7 @@ read.
 import argparse
 import dataclasses
 import json
+import operator
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -67,22 +68,27 @@ def read(folders: Sequence[Path]) -> Reading:
             record = experiment.read_json(status.with_name("metrics.json"))
             record = record or experiment.read_json(status)
             try:
-                rows.append({**row(record), "folder": str(status.parent)})
-            except (KeyError, TypeError):
-                notes.append(f"not a record: {status.parent}")
+                rows.append({**row(record or {}), "folder": str(status.parent)})
+            except (KeyError, TypeError, AttributeError, ValueError):
+                notes.append(f"not a record of this version: {status.parent}")
+    if not rows:
+        notes.append(f"no records in {', '.join(map(str, folders))}")
     columns = [*COLUMNS, "folder", "key", "started"]
     return Reading(pd.DataFrame(rows, columns=columns), notes)
 
 
 def row(record: dict[str, Any]) -> dict[str, Any]:
     """A record as a row; what the default settings say already is not repeated in `options`."""
+    if record["schema"] != experiment.SCHEMA:
+        raise ValueError(f"schema {record['schema']} is not of this version")
     adaptive = record["solver"] == "pf"
     found = {
         **{name: record[name] for name in ("dataset", "schedule", "solver", "convention")},
-        **{name: record[name] for name in ("samples", "seed", "precision", "model", "code")},
+        **{name: operator.index(record[name]) for name in ("samples", "seed")},
+        **{name: record[name] for name in ("precision", "model", "code")},
         "grid": record["grid"] if isinstance(record["grid"], str) else json.dumps(record["grid"]),
         "options": " ".join(options(record["settings"])),
-        "steps": None if adaptive else record["steps"],
+        "steps": None if adaptive else operator.index(record["steps"]),
         "weights": record["weights"]["sha256"][:12],
         "commit": record["commit"],
         "status": {"running": "unfinished"}.get(record["status"], record["status"]),
@@ -93,8 +99,8 @@ def row(record: dict[str, Any]) -> dict[str, Any]:
         fid, seconds = record["fid"], record["seconds"]
         intervals = {name: fid.get(name) for name in ("bias_corrected", "se", "low", "high")}
         found |= {
-            "nfe": record["nfe"],
-            "fid": fid["value"],
+            "nfe": float(record["nfe"]),
+            "fid": None if fid["value"] is None else float(fid["value"]),
             **{name: value and round(value, 6) for name, value in intervals.items()},
             "extractor": fid["extractor"],
             "reference": fid["reference"],

@@ -141,6 +141,7 @@ def tasks(
 ) -> list[Task]:
     """The table's cells as checked runs, in the order in which they are made."""
     from pndm import experiment
+    from pndm.cost import present
     from pndm.worker import Job
 
     found = []
@@ -151,8 +152,10 @@ def tasks(
                 for steps, cfg in zip(line.steps, runs, strict=True):
                     cell = Cell(schedule, line.solver, line.grid, line.options, steps, seed)
                     nfe = config.solver(cfg.solver).nfe(cfg.steps) or PF_NFE
-                    folder = experiment.run_folder(Job(cfg))
-                    found.append(Task(cell, cfg, nfe, experiment.is_complete(folder, cfg)))
+                    done = present(cfg) and experiment.is_complete(
+                        experiment.run_folder(Job(cfg)), cfg
+                    )
+                    found.append(Task(cell, cfg, nfe, done))
     return sorted(found, key=lambda task: task.rank)
 
 
@@ -241,15 +244,14 @@ def main(words: Sequence[str]) -> None:
         schedules = own["schedule"].split(",") if own["schedule"] else ()
         schedules = schedules or tuple(trained_schedules(own["dataset"]))
         seeds = [int(seed) for seed in own["seed"].split(",")]
-        for schedule in schedules:
+        for schedule in schedules if own["only"] != "plan" else ():
             line = LINES[0]._replace(steps=(1,))
             words = overrides(own["dataset"], schedule, seeds[0], line, more)
             config.require_weights(config.cells(words))
         todo = tasks(own["dataset"], schedules, seeds, more)
-        from pndm.cost import calibrate
-        from pndm.worker import Job
+        from pndm.cost import predict
 
-        show_plan(todo, calibrate(Job(todo[0].cfg), seconds=2)[0].rate)
+        show_plan(todo, predict(todo[0].cfg, seconds=2).rate)
         if own["only"] == "plan":
             return
         failed = make(todo)

@@ -107,7 +107,7 @@ def distances() -> list[Cell]:
             *(_cells(best, ("linspace", "trailing"), (nfe,)) if nfe == 10 else ()),
             *(_cells(best, ("uniform_lambda", "karras"), (nfe,)) if nfe == 10 else ()),
         ]
-        for nfe in (10, 5, 20, 15)
+        for nfe in (10, 5, 20, 15, 50)
     }
     return [cell for cells in found.values() for cell in cells]
 

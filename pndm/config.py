@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import difflib
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Iterable, Iterator
@@ -49,6 +50,12 @@ LAUNCHERS = {
     "slurm_local": ("hydra_plugins.hydra_submitit_launcher", None),
 }
 """The plugin and the program that each preset of conf/launcher needs."""
+
+EXTRACTORS = ("digits", "inception")
+"""The features that FID is computed from (`pndm.evaluation`)."""
+
+MOST_SEED = 2**31 - 1
+"""Seed sets whose images' seeds have 63 bits."""
 
 SPELLINGS = {
     **dict.fromkeys(
@@ -177,6 +184,7 @@ def cells(arguments: list[str], multirun: bool = False) -> list[Run]:
     with _conf():
         overrides = _parse(arguments)
         _check_groups(overrides)
+        _check_hydra(arguments, overrides)
         grid, chosen = _experiment_grid(overrides)
         multirun = multirun or grid
         swept = [o.key_or_group for o in overrides if o.is_sweep_override()]
@@ -221,7 +229,8 @@ def compose_train(arguments: list[str]) -> Train:
 def validate(run: Run) -> Run:
     """A run with its choices made (weights, spellings); ConfigError if it cannot be made."""
     from pndm.grids import times
-    from pndm.models.registry import WEIGHTS
+    from pndm.models.registry import ARCHITECTURES, WEIGHTS
+    from pndm.solvers import require_order
 
     model = _model(run)
     settings = _timesteps(run.schedule, WEIGHTS.get(model.name))
@@ -234,6 +243,9 @@ def validate(run: Run) -> Run:
     _at_least("samples", run.samples, 1)
     _at_least("batch_size", run.batch_size, 1)
     _at_least("seed", run.seed, 0)
+    if run.seed > MOST_SEED:
+        raise ConfigError(f"seed={run.seed}: give a whole number of at most {MOST_SEED}")
+    _one_of("dataset.extractor", run.dataset.extractor, EXTRACTORS)
     _one_of("convention", run.convention, ("aligned", "released", "diffusers"))
     _check_precision(run.precision, run.device)
     _one_of("model.prediction", model.prediction, ("noise", "data", "velocity"))
@@ -246,25 +258,40 @@ def validate(run: Run) -> Run:
         raise ConfigError(f"processes={run.processes}: give a whole number of at least 1, or auto")
     _check_device(run.device)
 
+    if spelt["fid"] == "auto" and run.dataset.extractor == "digits":
+        known = model.architecture or WEIGHTS[model.name].architecture
+        channels = ARCHITECTURES[known].in_channels
+        if channels != 1:
+            raise ConfigError(f"digits features take 1 channel, not {channels}: use fid=off")
+
     try:
-        solver(run.solver)
+        method = solver(run.solver)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"solver {run.solver['name']}: {error}") from None
     try:
         with warnings.catch_warnings(action="ignore"):  # told when it is run
-            times(grid, run.steps, schedule(settings, run.convention))
+            nodes = times(grid, run.steps, schedule(settings, run.convention))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"schedule={run.schedule['name']} grid={run.grid}: {error}") from None
+    try:
+        require_order(method, len(nodes) - 1)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     made: dict[str, Any] = {"schedule": settings, "model": model, "grid": grid, **spelt}
     return dataclasses.replace(run, **made)
 
 
 def require_weights(runs: Iterable[Run]) -> None:
-    """CheckpointError, saying what to fetch and where to put it, if weights are missing."""
+    """CheckpointError in one line if weights are missing, damaged or of another architecture."""
     from pndm.models.registry import find
 
-    for name in {run.model.name for run in runs if run.model.checkpoint is None}:
+    models = {(m.checkpoint, m.name, m.architecture, m.format) for m in (r.model for r in runs)}
+    for name in {name for checkpoint, name, *_ in models if checkpoint is None}:
         find(name).require()
+    from pndm.models import load
+
+    for checkpoint, name, architecture, form in models:
+        load(checkpoint or name, architecture=architecture, format=form)
 
 
 def schedule(settings: dict[str, Any], convention: str = "aligned"):
@@ -292,6 +319,8 @@ def _timesteps(settings: dict[str, Any], weights: Any = None) -> dict[str, Any]:
     """Schedule settings with the T that the weights were trained with, 1000 where unknown."""
     known = weights.timesteps if weights else 1000
     given = settings.get("timesteps")
+    if given is not None and (type(given) is not int or given < 1):
+        raise ConfigError(f"schedule.timesteps={given}: give a whole number of at least 1")
     return {**settings, "timesteps": known if given is None else given}
 
 
@@ -365,7 +394,7 @@ def _parse(arguments: list[str]) -> list[Override]:
             (override,) = OverridesParser.create().parse_overrides([argument])
         except HydraException:
             raise ConfigError(f"{argument!r} is no setting: write key=value") from None
-        if override.key_or_group.split("/")[0].split(".")[0] == "hydra":
+        if _of_hydra(argument):
             continue
         if override.is_add() or override.is_force_add() or override.is_delete():
             bare = override.key_or_group
@@ -374,6 +403,19 @@ def _parse(arguments: list[str]) -> list[Override]:
             )
         overrides.append(override)
     return overrides
+
+
+def _of_hydra(argument: str) -> bool:
+    """Whether it is a setting of Hydra's own: hydra.launcher.n_jobs=2, hydra/launcher=joblib."""
+    return re.split("[./=]", argument.lstrip("+~"))[0] == "hydra"
+
+
+def _check_hydra(arguments: list[str], overrides: list[Override]) -> None:
+    """Have Hydra compose its own settings, if any are given, beside the launcher's."""
+    own = [argument for argument in arguments if _of_hydra(argument)]
+    if own:
+        chosen = [o.input_line for o in overrides if o.key_or_group in ("launcher", "experiment")]
+        compose("config", [*chosen, *own], return_hydra_config=True)
 
 
 def _check_groups(overrides: list[Override]) -> None:
@@ -507,9 +549,10 @@ def _typed(cfg: DictConfig) -> Any:
 
 def _model(run: Run) -> Model:
     """A checkpoint of one's own, weights by name, or those that (dataset, schedule) means."""
-    from pndm.models.registry import ARCHITECTURES, WEIGHTS
+    from pndm.models.registry import ARCHITECTURES, FORMATS, HUB, WEIGHTS
 
     model, name = run.model, run.schedule["name"]
+    _one_of("model.format", model.format, ("auto", *FORMATS))
     if model.checkpoint is not None:
         if model.architecture is None:
             raise ConfigError(
@@ -517,9 +560,12 @@ def _model(run: Run) -> Model:
                 f"one of {', '.join(ARCHITECTURES)}"
             )
         _one_of("model.architecture", model.architecture, tuple(ARCHITECTURES))
-        if not Path(model.checkpoint).exists():
+        if not model.checkpoint.startswith(HUB) and not Path(model.checkpoint).exists():
             raise ConfigError(f"model.checkpoint={model.checkpoint}: there is no such file")
         return dataclasses.replace(model, name=Path(model.checkpoint).stem)
+    for key in ("architecture", "format"):
+        if getattr(model, key) != getattr(Model, key):
+            raise ConfigError(f"model.{key} is for a model.checkpoint=FILE of your own")
     if model.prediction != "noise":
         raise ConfigError(
             f"model.prediction={model.prediction} is for a model.checkpoint of your own: "
@@ -536,6 +582,10 @@ def _model(run: Run) -> Model:
             chosen = f"{chosen}_released"
         return dataclasses.replace(model, name=chosen)
     weights = WEIGHTS[model.name]
+    if weights.dataset != run.dataset.name and run.dataset.name != "folder":
+        raise ConfigError(
+            f"model={model.name} makes images of {weights.dataset}, not of {run.dataset.name}"
+        )
     if weights.schedule != name:
         raise ConfigError(
             f"model={model.name} was trained on schedule={weights.schedule}, not on {name}"

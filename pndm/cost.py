@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import torch
 from rich.console import Console
@@ -101,6 +101,7 @@ def architecture(cfg: config.Run) -> str:
     return WEIGHTS[cfg.model.name].architecture
 
 
+@cache
 def flops(architecture: str) -> float:
     """Floating-point operations of one evaluation on one image, counted without any weights."""
     arch = ARCHITECTURES[architecture]
@@ -121,6 +122,11 @@ def calibrate(job: Job, seconds: float) -> tuple[Stopwatch, int]:
     return watch, batch
 
 
+def present(cfg: config.Run) -> bool:
+    """Whether a run's weights are here."""
+    return cfg.model.checkpoint is not None or find(cfg.model.name).present
+
+
 def predict(cfg: config.Run, seconds: float = SECONDS) -> Cost:
     """The cost of a run, from sampling one batch of it for so many seconds.
 
@@ -128,8 +134,7 @@ def predict(cfg: config.Run, seconds: float = SECONDS) -> Cost:
     on them.
     """
     adaptive = isinstance(config.solver(cfg.solver), ProbabilityFlow)
-    present = cfg.model.checkpoint is not None or find(cfg.model.name).present
-    job = Job(cfg) if adaptive or present else Untrained(cfg)
+    job = Job(cfg) if adaptive or present(cfg) else Untrained(cfg)
     watch, batch = calibrate(job, seconds)
     if adaptive:  # its images are finished all at once
         nfe = watch.counts[0] / batch
@@ -180,7 +185,10 @@ def show(cfg: config.Run, cost: Cost) -> None:
     table.add_row("evaluations", f"{cost.nfe:g} × {cfg.samples:,} images, {cost.flops:.3g} FLOP")
     table.add_row("sampling", duration(cost.sampling))
     table.add_row(
-        "features", "no extractor here" if cost.features is None else duration(cost.features)
+        "features",
+        duration(cost.features)
+        if cost.features is not None
+        else ("no extractor here" if cfg.fid == "auto" else "fid=off"),
     )
     table.add_row("memory", size(cost.memory))
     table.add_row("disk", size(cost.disk))

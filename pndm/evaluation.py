@@ -20,7 +20,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -178,18 +178,18 @@ def _inception(device: torch.device, path: Path | None, any_weights: bool) -> Ex
     # torch-fidelity unpickles what it is given: a file that is not the known one is read with
     # weights_only first, and what it sees is a copy of the tensors alone.
     if verified:
-        network = _fidelity_inception(path)
+        network = _known_inception(path, device)
     else:
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / "weights.pth"
             try:
                 torch.save(torch.load(path, weights_only=True, map_location="cpu"), copy)
-                network = _fidelity_inception(copy)
+                network = _fidelity_inception(copy).to(device)
             except Exception as error:
                 reason = str(error).strip().splitlines()[0]
                 raise ValueError(f"{path} is not an Inception state dict: {reason}") from None
     name = "inception" if verified else "inception_unverified"
-    return Extractor(name, 2048, sha256, 3, network.to(device), device)
+    return Extractor(name, 2048, sha256, 3, network, device)
 
 
 def _inception_file() -> Path:
@@ -201,6 +201,12 @@ def _inception_file() -> Path:
     raise MissingReference(
         f"no Inception weights: fetch {INCEPTION_URL} (95,628,359 bytes) and put it at {ours}"
     )
+
+
+@lru_cache(maxsize=1)
+def _known_inception(path: Path, device: torch.device) -> nn.Module:
+    """The network of the one file that is trusted; a sweep loads it once."""
+    return _fidelity_inception(path).to(device)
 
 
 def _fidelity_inception(path: Path) -> nn.Module:
@@ -341,13 +347,16 @@ def _kept(chunks: Iterable[Tensor], shape: tuple[int, int], path: Path) -> Itera
     """The same chunks, written to an .npy as they pass: whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial, at = path.with_name(f".{path.name}.partial"), 0
-    rows = np.lib.format.open_memmap(partial, "w+", np.float32, shape)
-    for chunk in chunks:
-        rows[at : at + len(chunk)] = chunk
-        at += len(chunk)
-        yield chunk
-    rows.flush()
-    partial.replace(path)
+    try:
+        rows = np.lib.format.open_memmap(partial, "w+", np.float32, shape)
+        for chunk in chunks:
+            rows[at : at + len(chunk)] = chunk
+            at += len(chunk)
+            yield chunk
+        rows.flush()
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _expected(dataset: str, extractor: Extractor, root: Path | None) -> dict[str, str]:
@@ -360,6 +369,25 @@ def _expected(dataset: str, extractor: Extractor, root: Path | None) -> dict[str
         "extractor": extractor.name,
         "extractor_sha256": extractor.sha256,
     }
+
+
+def fingerprint(dataset: str, extractor: str, root: Path | str | None = None) -> list[str | None]:
+    """What an FID is measured by, as it is here now: hashes of extractor and reference, or None.
+
+    A run so named is another one when what was missing is there, or was made again.
+    """
+    if extractor == "digits":
+        weights: str | None = records.sha256(classifier.WEIGHTS)
+    else:
+        try:
+            weights = records.sha256(_inception_file())
+        except MissingReference:
+            weights = None
+    if (dataset, extractor) == ("digits", "digits"):
+        return [weights, "computed"]
+    path = reference_path(dataset, extractor, Path(root) if root else None)
+    kept = (path, path.with_suffix(".npy"))
+    return [weights, *(records.sha256(p) if p.exists() else None for p in kept)]
 
 
 def reference_path(dataset: str, extractor: str, root: Path | None = None) -> Path:
@@ -612,14 +640,23 @@ def command_reference(
     keep_features: bool = False,
 ) -> None:
     """Compute the reference statistics of a dataset and keep them, and the features if asked."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = usable(device)
     make = _pick(EXTRACTORS, extractor, "feature extractor")
     chosen = make(torch.device(device), Path(weights) if weights else None, any_weights)
     place = Path(root) if root else None
     keep = features_path(dataset, chosen.name, place) if keep_features else None
     made = compute_reference(dataset, chosen, place, batch_size, workers, True, keep)
     _keep(made, Path(output) if output else reference_path(dataset, chosen.name, place))
+
+
+def usable(device: str) -> str:
+    """A device by name, `auto` the graphics card where there is one; ValueError without it."""
+    card = torch.cuda.is_available()
+    if device == "auto":
+        return "cuda" if card else "cpu"
+    if device != "cpu" and not (device.split(":")[0] == "cuda" and card):
+        raise ValueError(f"device={device}: use auto or cpu" + (", cuda or cuda:N" * card))
+    return device
 
 
 def command_import(file: str, dataset: str, source: str, n: int, output: str = "") -> None:

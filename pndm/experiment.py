@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import shutil
 import sys
 import time
 import zipfile
@@ -25,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from pndm import classifier, config, evaluation, images, records
+from pndm import config, evaluation, images, records
 from pndm.models import registry
 from pndm.processes import run_workers, tasks
 from pndm.statistics import BLOCKS
@@ -44,6 +43,9 @@ TABLE = 64
 LONG = 600
 """Seconds from which a run on a CPU says beforehand how long it will take."""
 
+FEWEST = {"kid": 2, "prc": 4}
+"""Images that the kernel distance, and precision and recall, need."""
+
 LARGE = 2**28
 """Bytes from which a run says beforehand what its images will take."""
 
@@ -58,7 +60,7 @@ def run(cfg: config.Run, sweep: str | None = None) -> Path:
     began = time.monotonic()
     job = Job(cfg)
     folder = run_folder(job)
-    if not cfg.overwrite and is_complete(folder, cfg):
+    if is_complete(folder, cfg) and not cfg.overwrite:
         print("complete already (overwrite=true makes it again)")
         return conclude(folder)
     if cfg.overwrite and tasks() > 1:
@@ -81,7 +83,7 @@ def make_run(job: Job, folder: Path, what: dict[str, Any], began: float) -> Path
     """Make a run whose folder is locked, unless another task has just done so."""
     cfg = job.cfg
     if cfg.overwrite:
-        shutil.rmtree(job.folder, ignore_errors=True)
+        job.forget()
     elif is_complete(folder, cfg):
         return conclude(folder)
     records.write_json(folder / "status.json", {"status": "running", **what})
@@ -208,6 +210,11 @@ def others(job: Job, extractor: evaluation.Extractor) -> dict[str, Any]:
     for name, measure in asked.items():
         if getattr(cfg, name) == "off":
             continue
+        if cfg.samples < FEWEST[name]:
+            reason = f"it takes {FEWEST[name]} images at least: raise samples"
+            print(f"{name} is skipped: {reason}")
+            found[name] = {"reason": reason}
+            continue
         try:
             real = evaluation.reference_features(cfg.dataset.name, extractor, cfg.dataset.root)
             found[name] = measure(torch.cat([*features(job, extractor, 0, cfg.samples)]), real)
@@ -285,8 +292,11 @@ def summarize(runs: Sequence[config.Run]) -> int:
     unfinished, last = 0, None
     for cfg in runs:
         folder = run_folder(Job(cfg))
-        status = read_json(folder / "status.json") or {"status": "not run"}
-        complete = status["status"] == "complete"
+        status = {"status": "not run"} | (read_json(folder / "status.json") or {})
+        try:
+            complete = is_complete(folder, cfg) and status["status"] == "complete"
+        except ValueError as error:
+            complete, status = False, {"status": "failed", "error": config.one_line(error)}
         record = read_json(folder / "metrics.json") if complete else None
         unfinished += record is None
         last = folder / "metrics.json" if record else last
@@ -303,19 +313,25 @@ def summarize(runs: Sequence[config.Run]) -> int:
     return unfinished
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file, None where there is none or it is not JSON."""
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file, None where there is none."""
     try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
         return None
+    return found if isinstance(found, dict) else None
 
 
 def run_folder(job: Job) -> Path:
     """outputs/digits/linear/plms-50-0123456789ab."""
     cfg = job.cfg
-    measure = [records.code(), records.sha256(classifier.WEIGHTS), cfg.dataset.extractor]
-    what = json.dumps([job.key, cfg.samples, cfg.fid, cfg.kid, cfg.prc, *measure])
+    asked = cfg.samples, cfg.fid, cfg.kid, cfg.prc
+    against = (
+        None
+        if cfg.fid == "off"
+        else evaluation.fingerprint(cfg.dataset.name, cfg.dataset.extractor, cfg.dataset.root)
+    )
+    what = json.dumps([job.key, *asked, records.code(), cfg.dataset.extractor, against])
     name = f"{cfg.solver['name']}-{cfg.steps}-{hashlib.sha256(what.encode()).hexdigest()[:12]}"
     return Path(cfg.outputs) / cfg.dataset.name / cfg.schedule["name"] / name
 
@@ -325,13 +341,19 @@ def is_complete(folder: Path, cfg: config.Run) -> bool:
     record = read_json(folder / "metrics.json")
     if record is None:
         return False
-    if record["schema"] > SCHEMA:
+    schema = record.get("schema")
+    if isinstance(schema, int) and schema > SCHEMA:
         raise ValueError(
             f"{folder / 'metrics.json'} was written by a newer version of pndm "
-            f"(schema {record['schema']}, known is {SCHEMA}): update it, or change outputs="
+            f"(schema {schema}, known is {SCHEMA}): update it, or change outputs="
         )
-    asked = {"npz": "images.npz", "png": "images", "false": "samples.png"}[cfg.save_images]
-    return record["status"] == "complete" and (folder / asked).exists()
+    asked = {
+        "npz": "images.npz",
+        "png": f"images/{cfg.samples - 1:06d}.png",  # the last one written
+        "false": "samples.png",
+    }[cfg.save_images]
+    whole = schema == SCHEMA and {"fid", "nfe", "seconds"} <= record.keys()
+    return whole and record.get("status") == "complete" and (folder / asked).exists()
 
 
 def describe(job: Job) -> dict[str, Any]:

@@ -4,6 +4,7 @@ torchode integrates every image with steps of its own (Dormand & Prince 5(4), in
 so an image does not depend on the others in its batch.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor
 
 from pndm.grids import Grid, named, times
 from pndm.prediction import Prediction, of_output
-from pndm.schedules import Schedule
+from pndm.sampling import told
+from pndm.schedules import Node, Schedule
 from pndm.solvers import ProbabilityFlow
 from pndm.transfer import Classical, phi
 
@@ -33,47 +35,58 @@ def integrate(
     schedule: Schedule,
     grid: Grid = "leading",
     prediction: Prediction = "noise",
+    steps: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """x_0 [B, ...] and the evaluations of the network that each image took, [B] integers.
 
-    From T−1 to 0 in the network's time, and then, where no network was trained, one transfer φ
-    (eq. 11) to the end. A list of times gives other ends; named grids all have these.
-    FloatingPointError where an integration does not reach its end.
+    From T−1 to time 0, and then, where no network was trained, one transfer φ (eq. 11) to the end.
+    A list of times gives other ends (and `steps`, if given, its length); named grids all have
+    these. The variable is u = log ᾱ, dx/du = ½·(x − e/√(1−ᾱ)), in which the ODE of a tabulated
+    schedule is as smooth as its network; in t its slope jumps at every whole time, unseen by the
+    estimate of the error. FloatingPointError where an integration does not reach its end.
     """
     if isinstance(grid, str):
         named(grid)
         start, end = float(schedule.timesteps - 1), -1.0
     else:
-        nodes = times(grid, None, schedule)
+        nodes = times(grid, steps, schedule)
         start, end = nodes[0], nodes[-1]
-    classical = Classical()
+    if not len(x_T):
+        return x_T.clone(), torch.zeros(0, dtype=torch.int64)
+    first, last = schedule.node(start), schedule.node(max(end, 0.0))
+    u_first, u_last = math.log(first.alpha_bar), math.log(last.alpha_bar)
 
     def evaluate(t: Tensor, x: Tensor) -> Tensor:
         e = denoiser(x.view(x_T.shape).to(x_T.dtype), t)
-        if e.shape != x_T.shape:
-            raise ValueError(
-                f"the denoiser returned shape {tuple(e.shape)} for x of shape {tuple(x_T.shape)}"
-            )
-        return e.to(x).flatten(1)
+        if not isinstance(e, Tensor) or e.shape != x_T.shape:
+            raise ValueError(told("denoiser", e, x_T))
+        return e.to(x).reshape(x.shape)
 
-    def slope(t: Tensor, x: Tensor) -> Tensor:
-        if not t.isfinite().all():  # an error norm that was not finite made this step
+    def stands(u: float) -> Node:
+        """The node at u, from which rounding may not lead beyond the ends."""
+        u = min(max(u, u_first), u_last)
+        time = min(max(schedule.inverse(u), last.time), first.time) if u < u_last else last.time
+        return Node(time, math.exp(u), 1.0)  # d log ᾱ/du
+
+    def slope(u: Tensor, x: Tensor) -> Tensor:
+        if not u.isfinite().all():  # an error norm that was not finite made this step
             raise FloatingPointError(FAILED)
-        nodes = [schedule.node(s) for s in t.tolist()]
+        nodes = [stands(v) for v in u.tolist()]
         keeps = x.new_tensor(
-            [of_output(classical.keep(node, node)[:2], prediction, node) for node in nodes]
+            [of_output(Classical().keep(node, node)[:2], prediction, node) for node in nodes]
         )
+        t = x.new_tensor([node.time for node in nodes])
         return keeps[:, :1] * x + keeps[:, 1:] * evaluate(t, x)
 
     clock = torch.promote_types(x_T.dtype, torch.float32)
-    begin = torch.full((len(x_T),), start, dtype=clock, device=x_T.device)
-    stop = torch.full_like(begin, max(end, 0.0))
+    begin = torch.full((len(x_T),), u_first, dtype=clock, device=x_T.device)
+    stop = torch.full_like(begin, u_last)
     term = torchode.ODETerm(slope)
     method = torchode.Dopri5(term=term)
     control = torchode.IntegralController(atol=solver.atol, rtol=solver.rtol, term=term)
     adjoint = torchode.AutoDiffAdjoint(method, control, max_steps=MAX_STEPS).to(x_T.device)
     problem = torchode.InitialValueProblem(
-        y0=x_T.flatten(1).to(clock), t_start=begin, t_end=stop, t_eval=stop[:, None]
+        y0=x_T.reshape(len(x_T), -1).to(clock), t_start=begin, t_end=stop, t_eval=stop[:, None]
     )
     solution = adjoint.solve(problem)
     if not (solution.status == 0).all() or not solution.ys.isfinite().all():
@@ -81,8 +94,8 @@ def integrate(
     x = solution.ys[:, 0]
     nfe = 2 + 6 * solution.stats["n_steps"]  # two for the first step size; then first-same-as-last
     if end < 0:
-        now = schedule.node(max(end, 0.0))
-        scale, gain = of_output(phi(now.alpha_bar, schedule.node(end).alpha_bar), prediction, now)
-        x = scale * x + gain * evaluate(stop, x)
+        move = phi(last.alpha_bar, schedule.node(end).alpha_bar)
+        scale, gain = of_output(move, prediction, last)
+        x = scale * x + gain * evaluate(torch.full_like(stop, last.time), x)
         nfe = nfe + 1
     return x.view(x_T.shape).to(x_T.dtype), nfe

@@ -6,8 +6,10 @@ image) on every named grid.
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
+from numbers import Integral
+from typing import SupportsInt, TypeGuard
 
 from pndm.schedules import Schedule, linspace
 
@@ -86,6 +88,11 @@ def named(grid: str) -> Callable[[int, Schedule], list[float]]:
     return GRIDS[grid]
 
 
+def is_whole(number: object) -> TypeGuard[SupportsInt]:
+    """Whether it is a whole number, Python's or NumPy's; a boolean is none."""
+    return isinstance(number, Integral) and not isinstance(number, bool)
+
+
 def times(grid: Grid, steps: int | None, schedule: Schedule) -> tuple[float, ...]:
     """The N+1 descending times [t_0, …, t_N] of a named grid, or a list of them, checked.
 
@@ -94,14 +101,16 @@ def times(grid: Grid, steps: int | None, schedule: Schedule) -> tuple[float, ...
     """
     if isinstance(grid, str):
         make = named(grid)
-        if type(steps) is not int or not 1 <= steps <= schedule.timesteps:
+        if not is_whole(steps) or not 1 <= (count := int(steps)) <= schedule.timesteps:
             raise ValueError(
                 f"steps is {steps}, but must be a whole number from 1 to {schedule.timesteps}"
             )
         if make in (uniform_lambda, karras):
             schedule.time_at(schedule.log_alpha_bar(0))  # refuses a clock without an inverse
-        return (*(float(t) for t in reversed(make(steps, schedule))), -1.0)
+        return (*(float(t) for t in reversed(make(count, schedule))), -1.0)
 
+    if not isinstance(grid, Iterable):
+        raise ValueError(f"grid is {grid!r}, but must be a name or a list of times")
     nodes = tuple(float(t) for t in grid)
     if len(nodes) < 2 or any(not t > s for t, s in pairwise(nodes)):
         raise ValueError("a list of times must be strictly descending, with two entries at least")

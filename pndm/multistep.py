@@ -12,6 +12,7 @@ from typing import Literal, get_args
 
 from pndm.clocks import Clock, lagrange, mean_weights, reading
 from pndm.gradient import AB2, AB3, AB4, EULER, Gradient
+from pndm.grids import is_whole
 from pndm.schedules import Node, Schedule
 
 Weights = Literal["fixed", "t", "rho", "lambda"]
@@ -48,7 +49,7 @@ class Multistep:
                 f"weights={self.weights} halfway={self.halfway}: these must be "
                 f"{', '.join(get_args(Weights))}, and {', '.join(get_args(Halfway))} or none"
             )
-        if type(self.order) is not int or not 1 <= self.order <= most:
+        if not is_whole(self.order) or not 1 <= self.order <= most:
             raise ValueError(f"order is {self.order}, but must be a whole number from 1 to {most}")
 
     def tableau(

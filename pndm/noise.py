@@ -16,7 +16,7 @@ def initial_noise(seeds: Iterable[int], shape: Sequence[int]) -> Tensor:
     Image i is drawn from a generator of its own, seeded with its seed. ValueError for a negative
     seed.
     """
-    return torch.stack([_normal(check_seed(seed), shape) for seed in seeds])
+    return _stack([_normal(check_seed(seed), shape) for seed in seeds], shape)
 
 
 def step_noise(seeds: Iterable[int], shape: Sequence[int]) -> Callable[[int], Tensor]:
@@ -26,8 +26,8 @@ def step_noise(seeds: Iterable[int], shape: Sequence[int]) -> Callable[[int], Te
     for in any order. Two of them have the same numbers once in 2³² pairs.
     """
     seeds = [check_seed(seed) for seed in seeds]
-    return lambda row: torch.stack(
-        [_normal(derive_seed("step noise", seed, row) % 2**32, shape) for seed in seeds]
+    return lambda row: _stack(
+        [_normal(derive_seed("step noise", seed, row) % 2**32, shape) for seed in seeds], shape
     )
 
 
@@ -43,6 +43,11 @@ def check_seed(seed: int) -> int:
     if not 0 <= seed < 2**63:
         raise ValueError(f"seed {seed} must lie between 0 and 2**63 - 1")
     return seed
+
+
+def _stack(images: list[Tensor], shape: Sequence[int]) -> Tensor:
+    """The images as one batch, which may have none."""
+    return torch.stack(images) if images else torch.empty(0, *shape)
 
 
 def _normal(seed: int, shape: Sequence[int]) -> Tensor:

@@ -16,7 +16,7 @@ from pndm.gradient import EULER, Gradient
 from pndm.grids import Grid, times
 from pndm.prediction import Prediction, of_output
 from pndm.schedules import Node, Schedule
-from pndm.solvers import ProbabilityFlow, Solver
+from pndm.solvers import ProbabilityFlow, Solver, require_order
 from pndm.transfer import Keep, Move, Transfer
 
 
@@ -124,11 +124,7 @@ def plan(
     if isinstance(solver, ProbabilityFlow):
         raise ValueError("pf is adaptive and has no plan: pndm.sample and pndm.flow integrate it")
     stands = times(grid, steps, schedule)
-    if solver.order is not None and solver.order > len(stands) - 1:
-        raise ValueError(
-            f"{solver.name} of order {solver.order} needs as many steps, not {len(stands) - 1}: "
-            "take more steps or a lower order"
-        )
+    require_order(solver, len(stands) - 1)
     return _compile(solver, schedule, stands, prediction)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from pndm import config, records
-from pndm.worker import Job
+from pndm.worker import PARENT, Job
 
 RESTARTS = 3
 """How often the launcher starts the workers again after one has died."""
@@ -35,13 +35,16 @@ def task() -> int:
 def run_workers(job: Job, folder: Path, bar: tqdm) -> None:
     """Start `processes` workers of a run and wait for their end; `folder` keeps what they said.
 
-    The processor's cores are shared out among them, unless OMP_NUM_THREADS says otherwise.
+    No more than there are shards. The processor's cores are shared out among them, unless
+    OMP_NUM_THREADS says otherwise.
     """
     settings, log = (folder / f"workers-{task()}.{suffix}" for suffix in ("yaml", "log"))
     records.atomic(settings, lambda path: path.write_text(config.as_yaml(job.cfg)))
-    number = config.processes(job.cfg)
+    number = min(config.processes(job.cfg), job.shards)
     threads = str(max(1, (os.cpu_count() or 1) // number))
-    environment = {"OMP_NUM_THREADS": threads, **os.environ}
+    environment = {"OMP_NUM_THREADS": threads, **os.environ, PARENT: str(os.getpid())}
+    here = str(config.CONF.parent)  # the code of this process, whatever else is installed
+    environment["PYTHONPATH"] = os.pathsep.join([here, *filter(None, [os.getenv("PYTHONPATH")])])
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     options = [f"--nproc-per-node={number}", f"--max-restarts={RESTARTS}"]
     command = [*launcher, *options, "-m", "pndm.worker", str(settings)]

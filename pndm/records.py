@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,13 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file, as lower-case hexadecimal."""
+    """The SHA-256 of a file, as lower-case hexadecimal; read once while it stays the same."""
+    now = path.stat()
+    return _sha256(path, (now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns))
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: Path, state: tuple[int, ...]) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -102,10 +108,11 @@ def code(modules: tuple[str, ...] = SAMPLING + MEASURING) -> str:
 
 
 def machine() -> str:
-    """The processor, its cores, and the graphics card where torch sees one."""
+    """The processor, its cores and vectors, and the graphics card where torch sees one."""
     import torch
 
     name = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    name += f", {torch.backends.cpu.get_cpu_capability()}"
     if torch.cuda.is_available():
         name += f", {torch.cuda.get_device_name()}"
     return name

@@ -32,13 +32,24 @@ def sample(
     `steps` steps on a named `grid`, or along the N+1 descending times that `grid` lists.
     `prediction` says what the denoiser returns: noise, data (x_0) or velocity.
     `noise(row)` gives the z of stochastic methods (see `pndm.noise.step_noise`);
-    `callback(row, x)` sees the point after each row of the plan. ValueError for what cannot be
-    planned, a missing `noise`, and a denoiser that returns another shape than it was given.
+    `callback(row, x)` sees the point after each row of the plan (of `pf` the end alone). What the
+    denoiser returns is kept, not copied: it must be a new tensor each time. ValueError for what
+    cannot be planned, an x_T of whole numbers, a missing `noise`, and a denoiser or `noise` that
+    returns another shape than that of x_T.
     """
+    if not isinstance(solver, Solver | ProbabilityFlow):
+        raise ValueError(f"solver is {solver!r}, but must be a solver, as pndm.solvers.plms()")
+    if not isinstance(schedule, Schedule):
+        raise ValueError(f"schedule is {schedule!r}, but must be one, as pndm.schedules.linear()")
+    if not x_T.is_floating_point():
+        raise ValueError(f"x_T is of {x_T.dtype}, but must be of floating-point numbers")
     if isinstance(solver, ProbabilityFlow):
         from pndm import flow
 
-        return flow.integrate(denoiser, x_T, solver, schedule, grid, prediction)[0]
+        x_0 = flow.integrate(denoiser, x_T, solver, schedule, grid, prediction, steps)[0]
+        if callback is not None:
+            callback(0, x_0)
+        return x_0
     table = plan(solver, schedule, steps, grid, prediction)
     return execute(table, denoiser, x_T, noise, callback)
 
@@ -64,16 +75,21 @@ def execute(
     kept: dict[int, Tensor] = {}
     for i, (row, t) in enumerate(zip(plan.rows, times, strict=True)):
         e = denoiser(point, t)
-        if e.shape != x_T.shape:
-            raise ValueError(
-                f"evaluation {i} at time {row.time:g}: the denoiser returned shape "
-                f"{tuple(e.shape)} for x of shape {tuple(x_T.shape)}"
-            )
+        if not isinstance(e, Tensor) or e.shape != x_T.shape:
+            raise ValueError(f"evaluation {i} at time {row.time:g}: {told('denoiser', e, x_T)}")
         z = noise(i) if row.noise and noise is not None else None
+        if z is not None and z.shape != x_T.shape:
+            raise ValueError(told(f"noise of row {i}", z, x_T))
         base, point = advance(i, row, e.to(x_T.dtype), base, point, kept, z)
         if callback is not None:
             callback(i, point)
     return point
+
+
+def told(what: str, found: object, x: Tensor) -> str:
+    """What was returned for x in the place of a tensor of its shape."""
+    kind = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found)}"
+    return f"the {what} returned {kind} for x of shape {tuple(x.shape)}"
 
 
 def advance(

@@ -11,7 +11,10 @@ from pndm import records
 
 
 class Store:
-    """Numbered shards in a folder: 00000.shard is 32 bytes of SHA-256, then an .npz of arrays."""
+    """Numbered shards in a folder: 00000.shard is 32 bytes of SHA-256, then an .npz of arrays.
+
+    The hash is of the shard's place too, so that one moved to another is as bad as a damaged one.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -26,7 +29,7 @@ class Store:
         np.savez(buffer, allow_pickle=False, **arrays)
         content = buffer.getvalue()
         self.folder.mkdir(parents=True, exist_ok=True)
-        digest = hashlib.sha256(content).digest()
+        digest = self._digest(index, content)
         records.atomic(self.path(index), lambda path: path.write_bytes(digest + content))
 
     def load(self, index: int) -> dict[str, np.ndarray] | None:
@@ -35,7 +38,11 @@ class Store:
             content = self.path(index).read_bytes()
         except FileNotFoundError:
             return None
-        if hashlib.sha256(content[32:]).digest() != content[:32]:
+        if self._digest(index, content[32:]) != content[:32]:
             return None
         with np.load(io.BytesIO(content[32:])) as arrays:
             return dict(arrays)
+
+    def _digest(self, index: int, content: bytes) -> bytes:
+        place = f"{self.folder.parent.name}/{self.folder.name}/{index}"
+        return hashlib.sha256(place.encode() + content).digest()

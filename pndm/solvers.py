@@ -67,6 +67,16 @@ class ProbabilityFlow:
         """Not known beforehand: measured for each image."""
 
 
+def require_order(solver: Solver | ProbabilityFlow, steps: int) -> None:
+    """ValueError where a method was given an order for which there are too few steps."""
+    order = solver.order if isinstance(solver, Solver) else None
+    if order is not None and order > steps:
+        raise ValueError(
+            f"{solver.name} of order {order} needs as many steps, not {steps}: "
+            "take more steps or a lower order"
+        )
+
+
 def ddpm(variance: Literal["small", "large"] = "small", clip: bool = True) -> Solver:
     """Ancestral sampling, with x_0 clipped to [−1, 1] as public DDPM code does; NFE = N.
 

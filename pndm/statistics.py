@@ -7,7 +7,7 @@ sampling of the reference are not covered. (A bootstrap would repeat images, whi
 bias once more: its intervals miss the truth.)
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -60,31 +60,29 @@ class Statistics:
         rows = x.sub_(mean).numpy()
         # NumPy sees one matrix on both sides and makes half of the symmetric product
         scatter = torch.from_numpy(rows.T @ rows)
-        if not scatter.isfinite().all():
+        if not scatter.diagonal().isfinite().all():  # which bounds the other entries
             raise ValueError("features contain NaN or infinity: look at the images they are of")
         return cls(len(x), mean, scatter)
 
     @classmethod
     def stream(cls, parts: Iterable[Tensor]) -> "Statistics":
         """The statistics of features [n, D] that come in parts, CHUNK or so in memory at once."""
-        whole, waiting = None, []
-        for part in parts:
-            waiting.append(part)
-            if sum(map(len, waiting)) >= CHUNK:
-                new, waiting = cls.of(torch.cat(waiting)), []
-                whole = new if whole is None else whole + new
-        if not waiting and whole is not None:
-            return whole
-        last = cls.of(torch.cat(waiting) if waiting else torch.empty(0, 0))
-        return last if whole is None else whole + last
+        whole = None
+        for features in _gathered(parts):
+            new = cls.of(features)
+            whole = new if whole is None else whole._with(new, whole.scatter.add_(new.scatter))
+        return cls.of(torch.empty(0, 0)) if whole is None else whole
 
     def __add__(self, other: "Statistics") -> "Statistics":
         """The statistics of both samples together."""
         self._check(other)
+        return self._with(other, self.scatter + other.scatter)
+
+    def _with(self, other: "Statistics", within: Tensor) -> "Statistics":
+        """Both samples together, whose scatters add up to `within`, which is taken over."""
         n = self.n + other.n
         delta = other.mean - self.mean
         mean = self.mean + delta * (other.n / n)
-        within = self.scatter + other.scatter
         return Statistics(n, mean, within.addr_(delta, delta, alpha=self.n * other.n / n))
 
     def __sub__(self, part: "Statistics") -> "Statistics":
@@ -127,6 +125,18 @@ class Statistics:
     def load(cls, path: Path) -> "Statistics":
         """The inverse of `save`."""
         return cls.from_arrays(load_arrays(path))
+
+
+def _gathered(parts: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The same rows, in tensors of at least CHUNK rows but for the last one."""
+    waiting: list[Tensor] = []
+    for part in parts:
+        waiting.append(part)
+        if sum(map(len, waiting)) >= CHUNK:
+            yield torch.cat(waiting)
+            waiting = []
+    if waiting:
+        yield torch.cat(waiting)
 
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:

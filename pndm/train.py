@@ -8,6 +8,7 @@ run that was stopped goes on from its checkpoint as if it had never been.
 """
 
 import copy
+import dataclasses
 import json
 import math
 import os
@@ -17,6 +18,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -90,11 +92,17 @@ def train(cfg: config.Train) -> Path:
     ema = copy.deepcopy(model).eval().requires_grad_(False)
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr)
     start, losses, seconds, commit = 0, [], 0.0, records.commit()
+    sizes, arch = data[0].shape, model.arch
+    if sizes != (arch.in_channels, arch.image_size, arch.image_size):
+        raise config.ConfigError(
+            f"architecture={cfg.architecture} is not for images {list(sizes)} of "
+            f"dataset={cfg.dataset.name}"
+        )
 
     out.mkdir(parents=True, exist_ok=True)
-    checkpoint = out / "checkpoint.pt"
+    checkpoint, settings = out / "checkpoint.pt", identity(cfg)
     if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True, map_location=device)
+        saved = resumed(checkpoint, settings, recipe.iterations, device)
         model.load_state_dict(saved["model"])
         ema.load_state_dict(saved["ema"])
         optimizer.load_state_dict(saved["optimizer"])
@@ -142,6 +150,7 @@ def train(cfg: config.Train) -> Path:
                 "model": model.state_dict(),
                 "ema": ema.state_dict(),
                 "optimizer": optimizer.state_dict(),
+                "settings": settings,
                 "iteration": done,
                 "losses": losses,
                 "seconds": seconds,
@@ -150,6 +159,49 @@ def train(cfg: config.Train) -> Path:
             records.atomic(checkpoint, partial(torch.save, state))
     bar.close()
     return finish(cfg, ema, losses, seconds, commit)
+
+
+def identity(cfg: config.Train) -> dict[str, Any]:
+    """What determines the weights, but for the number of iterations; plain, as files hold it."""
+    found: dict[str, Any] = dataclasses.asdict(cfg)
+    for key in ("output", "device", "workers"):
+        del found[key]
+    for key in ("iterations", "log_every", "checkpoint_every"):
+        del found["recipe"][key]
+    if cfg.recipe.decay:  # the rate depends on how many there will be
+        found["recipe"]["iterations"] = cfg.recipe.iterations
+    return found
+
+
+def resumed(
+    path: Path, settings: dict[str, Any], iterations: int, device: torch.device
+) -> dict[str, Any]:
+    """What a checkpoint holds; ConfigError where it is of another training, or no checkpoint."""
+    try:
+        saved = torch.load(path, weights_only=True, map_location=device)
+        done, found = saved["iteration"], saved["settings"]
+    except Exception as error:  # torch raises whatever its readers meet in a broken file
+        raise config.ConfigError(
+            f"{path} is no checkpoint of this version ({type(error).__name__}): remove it, or "
+            "give another output="
+        ) from None
+    flat = [*_differences(found, settings)]
+    if done > iterations:
+        flat.append(f"{done} iterations done")
+    if flat:
+        raise config.ConfigError(
+            f"{path} is of another training ({', '.join(flat)}): give another output="
+        )
+    return saved
+
+
+def _differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
+    """Settings that are not the same, as name=value of the one found."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in {**found, **wanted}:
+            yield from _differences(found.get(key), wanted.get(key), f"{name}.{key}".lstrip("."))
+    elif found != wanted:
+        yield f"{name}={found}"
 
 
 def finish(cfg: config.Train, ema: UNet, losses: list, seconds: float, commit: str | None) -> Path:

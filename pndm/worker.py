@@ -34,6 +34,12 @@ SHARD = 500
 Progress = Callable[[int], object]
 """Is told how many more images were evaluated."""
 
+PARENT = "PNDM_PARENT"
+"""Environment variable that tells workers the number of the process they work for."""
+
+MOMENT = 0.2
+"""Seconds of an evaluation that tell what it takes."""
+
 SEED_SETS = 2**32
 """Image i of seed set s is drawn from the seed s·2³² + i."""
 
@@ -99,7 +105,7 @@ class Job:
     def weights(self) -> Path:
         """The file of the weights; an error that says what to fetch if it is not there."""
         if self.cfg.model.checkpoint is not None:
-            return Path(self.cfg.model.checkpoint)
+            return models.checkpoints.locate(self.cfg.model.checkpoint)
         return registry.find(self.cfg.model.name).require()
 
     @cached_property
@@ -135,6 +141,13 @@ class Job:
             raise FileNotFoundError(f"{self.images.path(shard)} is missing or damaged: run again")
         count = len(self.seeds(shard))
         return {**arrays, "images": arrays["images"][:count], "nfe": arrays["nfe"][:count]}
+
+    def forget(self) -> None:
+        """Remove this run's shards, and what was kept of its batches; others' beyond them stay."""
+        for shard in range(self.shards):
+            for path in self.folder.glob(f"*/{self.images.path(shard).name}"):
+                path.unlink(missing_ok=True)
+        (self.folder / "batch_size").unlink(missing_ok=True)
 
     @cached_property
     def network(self) -> Runner:
@@ -188,20 +201,27 @@ class Job:
 
     @torch.no_grad()
     def seconds_per_evaluation(self) -> float:
-        """A rough measure per image, on a few of them; MemoryError where one does not fit."""
-        x = self.network.state_of(torch.zeros(min(4, self.batch_size), *self.shape))
-        t = torch.zeros(len(x), device=self.device)
-        try:
-            for _ in range(2):  # the first one warms up
-                began = time.monotonic()
+        """A rough measure per image, in a batch that takes a MOMENT or is as large as the run's.
+
+        MemoryError where one image does not fit.
+        """
+        count, each = 1, 0.0
+        while True:
+            x = self.network.state_of(torch.zeros(count, *self.shape))
+            t = torch.zeros(1, device=self.device).expand(count)
+            began = time.monotonic()
+            try:
                 self.network(x, t).sum().item()
-                seconds = time.monotonic() - began
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            self.halve(len(x))
-            return self.seconds_per_evaluation()
-        return seconds / len(x)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                if count == 1:
+                    self.halve(count)
+                return each
+            each = (time.monotonic() - began) / count
+            if each * count > MOMENT or count == self.batch_size:
+                return each
+            count = min(4 * count, self.batch_size)
 
 
 @lru_cache(maxsize=1)
@@ -241,14 +261,22 @@ def count(store: Store, shard: int, array: str) -> int:
     return 0 if arrays is None else len(arrays[array])
 
 
-def work(job: Job, extractor: evaluation.Extractor | None, bar: tqdm) -> None:
+def work(
+    job: Job,
+    extractor: evaluation.Extractor | None,
+    bar: tqdm,
+    wanted: Callable[[], bool] = lambda: True,
+) -> None:
     """Make every missing shard that no other process makes, then those that one left behind.
 
     Any number of processes may do this at once. A claim is a lock that the system frees when its
-    process ends, however it ends, so what a dead worker had begun is taken over.
+    process ends, however it ends, so what a dead worker had begun is taken over. It stops before
+    a shard that is no longer `wanted`.
     """
     for wait in (False, True):
         for shard in range(job.shards):
+            if not wanted():
+                return
             if is_whole(job, shard, extractor):
                 continue
             with records.lock(job.folder / "locks" / f"{shard:05d}", wait) as mine:
@@ -324,7 +352,16 @@ def main(path: str) -> None:
     if cfg.fid == "auto":
         with contextlib.suppress(evaluation.MissingReference):
             extractor = evaluation.extractor(cfg.dataset.extractor, job.device)
-    work(job, extractor, tqdm(disable=True))
+    work(job, extractor, tqdm(disable=True), parent_lives)
+
+
+def parent_lives() -> bool:
+    """Whether the process that started the workers is still there to use what they make."""
+    try:
+        os.kill(int(os.environ[PARENT]), 0)
+    except (KeyError, ProcessLookupError):
+        return PARENT not in os.environ
+    return True
 
 
 if __name__ == "__main__":

@@ -297,7 +297,11 @@ def test_files_that_hold_no_weights(tmp_path, content, match):
 
 
 @pytest.mark.parametrize(
-    "content", [[1, 2], 3, {"a": 1}, {}, {"model": {"a": 1}, "ema": {"b": 2}}, torch.zeros(3)]
+    "content",
+    [
+        *([1, 2], 3, {"a": 1}, {}, {"model": {"a": 1}, "ema": {"b": 2}}),
+        *(torch.zeros(3), {0: torch.zeros(1)}),
+    ],
 )
 def test_pickles_without_a_state_dict(tmp_path, content):
     refused("not a state_dict|no state_dict", saved(content, tmp_path / "x.ckpt"))

@@ -258,7 +258,7 @@ def test_a_sweep_makes_every_cell_and_ends_with_its_records(tmp_path):
 
 @pytest.mark.slow
 def test_interrupted_runs_leave_nothing_half_written_and_go_on(tmp_path):
-    arguments = ["samples=3000", "steps=10", "solver=ddim", "wandb.mode=disabled"]
+    arguments = ["samples=3000", "steps=40", "solver=ddim", "wandb.mode=disabled"]
     process = start(arguments, tmp_path)
     wait_for(lambda: list(tmp_path.rglob("images/*.shard")), process)
     process.send_signal(signal.SIGINT)

@@ -51,16 +51,35 @@ def test_agrees_with_another_integrator():
     assert gaps == sorted(gaps, reverse=True)
 
 
-@pytest.mark.parametrize("name", ["linear", "cosine"])
-def test_on_a_table_it_meets_pseudo_steps_of_one(name):
-    """The slope of a table jumps at every whole time; φ from one to the next never sees it."""
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_tolerances_are_kept_on_every_schedule(name):
+    """The slope in t of a table jumps at every whole time, which log ᾱ as the variable avoids."""
     schedule, x = make(name), normal(3, 2)
-    network = mixture(schedule)
-    fine = pndm.sample(
-        network, x, solver=pndm.solvers.plms(), schedule=schedule, grid=[*range(900, 19, -1)]
+    gaussian = Gaussian(schedule, torch.tensor([0.5, -0.2], dtype=F64), 0.3)
+    exact = gaussian.exact(x, 899.1, 49.95)
+    for tolerance in (1e-5, 1e-8, 1e-12):
+        got, nfe = flow.integrate(gaussian, x, pf(tolerance, tolerance), schedule, [899.1, 49.95])
+        assert (got - exact).abs().max() < 10 * tolerance and nfe.max() < 1000
+
+
+def test_a_floored_start_does_not_move_to_where_the_floor_ends():
+    """Cosine from 999 and from where its ᾱ crosses the floor: the same."""
+    schedule, x = make("cosine"), normal(3, 2)
+    crossing = schedule.inverse(math.log(schedule.min_alpha_bar))
+    assert 950 < crossing < 999
+    found = [flow.integrate(mixture(schedule), x, pf(), schedule, [t, 0]) for t in (999, crossing)]
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=0, atol=1e-9)
+
+
+def test_a_list_and_its_steps_agree():
+    network, x, schedule = mlp(size=2), normal(2, 2), make("vp")
+    with pytest.raises(ValueError, match="makes 1"):
+        pndm.sample(network, x, solver=pf(), schedule=schedule, steps=7, grid=[900, 20])
+    seen = []
+    pndm.sample(
+        network, x, solver=pf(), schedule=schedule, callback=lambda row, x: seen.append(row)
     )
-    got, _ = flow.integrate(network, x, pf(), schedule, [900, 20])
-    assert (got - fine).abs().max() < 2e-3
+    assert seen == [0]
 
 
 def test_named_grids_take_one_transfer_from_time_0_to_the_image():

@@ -4,6 +4,7 @@ import math
 import warnings
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, PNDMScheduler
@@ -151,6 +152,7 @@ BAD = {
     "below the image": ([999, 500, -2], None, "outside"),
     "above the noise": ([1000, 500, -1], None, "outside"),
     "evaluated below 0": ([999, -0.5, -1], None, "below 0"),
+    "no grid": (None, None, "a name or a list"),
     "another number of steps": ([999, 500, -1], 3, "makes 2"),
 }
 
@@ -162,6 +164,13 @@ def test_bad_grids_are_refused_in_one_line(case, name):
     with pytest.raises(ValueError, match=cure) as error:
         times(grid, steps, make(name))
     assert "\n" not in str(error.value)
+
+
+def test_numbers_and_lists_of_other_libraries():
+    schedule = make("linear")
+    assert times("leading", np.int64(7), schedule) == times("leading", 7, schedule)
+    for kind in (np.array, torch.tensor):
+        assert times(kind([999.0, 300.0, -1.0]), None, schedule) == (999, 300, -1)
 
 
 @pytest.mark.parametrize("grid", CLOCKED)

@@ -7,11 +7,15 @@ import pytest
 import torch
 from diffusers import (
     AutoencoderKL,
+    CogVideoXDDIMScheduler,
     DDIMPipeline,
     DDIMScheduler,
     DDPMPipeline,
+    DDPMScheduler,
     DPMSolverMultistepScheduler,
+    EDMEulerScheduler,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
     PNDMScheduler,
     StableDiffusionPipeline,
     UNet2DConditionModel,
@@ -133,6 +137,54 @@ def test_configs_of_others_are_taken_over(tmp_path):
     assert again.solver == ours.solver and again.schedule == ours.schedule
     back = EulerDiscreteScheduler.from_config(ours.config)
     assert back.config.beta_schedule == "scaled_linear"
+
+
+def test_settings_of_others_mean_what_they_mean_there():
+    """Nothing left of the signal at the end; DDPM's clipping and variance; the same images."""
+    network, x = mlp(size=4), normal(3, 4)
+    settings = {"beta_schedule": "scaled_linear", "prediction_type": "v_prediction"}
+    settings |= {"timestep_spacing": "trailing", "rescale_betas_zero_snr": True}
+    theirs = DDIMScheduler(**settings, clip_sample=False)
+    ours = PlanScheduler.from_config(theirs.config, solver="ddim")
+    torch.testing.assert_close(ours.alphas_cumprod, theirs.alphas_cumprod, rtol=1e-4, atol=1e-6)
+    found = []
+    for scheduler in (theirs, ours):
+        scheduler.set_timesteps(10)
+        found.append(follow(Untold(scheduler), network, x))
+    torch.testing.assert_close(*found, rtol=0, atol=1e-3)
+
+    for settings in ({"clip_sample": False}, {"variance_type": "fixed_large"}, {}):
+        found = []
+        theirs = DDPMScheduler(**settings)
+        for scheduler in (theirs, PlanScheduler.from_config(theirs.config, solver="ddpm")):
+            scheduler.set_timesteps(10)
+            found.append(follow(scheduler, network, x, torch.Generator().manual_seed(0)))
+        torch.testing.assert_close(*found, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "kind", [FlowMatchEulerDiscreteScheduler, EDMEulerScheduler, CogVideoXDDIMScheduler]
+)
+def test_other_processes_are_not_taken_over(kind, unet):
+    with pytest.raises(ValueError, match="cannot be taken over"):
+        PlanScheduler.from_config(kind().config)
+    with pytest.raises(ValueError, match="cannot be taken over"):
+        PNDMPipeline(unet=unet, scheduler=kind())
+
+
+def test_trained_betas_of_any_kind_are_kept(tmp_path):
+    betas = torch.linspace(1e-3, 0.1, 20)
+    for given in (betas, betas.numpy(), betas.tolist()):
+        scheduler = PlanScheduler(num_train_timesteps=20, trained_betas=given)
+        scheduler.save_pretrained(tmp_path)
+        assert PlanScheduler.from_pretrained(tmp_path).schedule == scheduler.schedule
+
+
+def test_an_offset_shifts_the_grid_as_far_as_it_goes():
+    for steps, first in ((1000, 999), (500, 999), (10, 901)):
+        scheduler = PlanScheduler(solver="ddim", steps_offset=1)
+        scheduler.set_timesteps(steps)
+        assert len(scheduler.timesteps) == steps and scheduler.timesteps[0] == first
 
 
 def test_noise_and_velocity():
@@ -310,6 +362,10 @@ def test_stable_diffusion(stable, solver, kind):
         ({"grid": "foo"}, "no grid 'foo'"),
         ({"beta_schedule": "sigmoid"}, "beta_schedule=sigmoid does not exist"),
         ({"solver": "deis", "solver_options": {"order": 9}}, "order is 9"),
+        ({"solver": "plms", "solver_options": {"order": 3}}, "solver=plms solver_options"),
+        ({"solver": "ddpm", "variance_type": "learned_range"}, "use fixed_small"),
+        ({"thresholding": True}, "pass thresholding=False"),
+        ({"trained_betas": [0.1, 0.2]}, "trained_betas are 2"),
     ],
 )
 def test_what_does_not_exist_is_one_line(settings, said):

@@ -64,6 +64,10 @@ def test_seeds_of_every_integer_type():
         assert torch.equal(step_noise(seeds, SHAPE)(5), step_noise(range(3), SHAPE)(5))
 
 
+def test_no_seeds_are_an_empty_batch():
+    assert initial_noise([], SHAPE).shape == step_noise([], SHAPE)(3).shape == (0, *SHAPE)
+
+
 def test_seeds_that_share_their_lowest_bits_differ():
     """torch's generator alone would not tell them apart."""
     seeds = [5, 2**32 + 5, 2**33 + 5, 2**62 + 5, 2**63 - 1, 2**32 - 1]

@@ -353,6 +353,50 @@ def test_an_answer_of_the_wrong_shape_is_refused(name, shape):
     assert "\n" not in str(error.value) and str(shape) in str(error.value)
 
 
+@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("answer", [None, (torch.zeros(2, 4),), 1.0])
+def test_an_answer_that_is_no_tensor_is_refused(name, answer):
+    with pytest.raises(ValueError, match="the denoiser returned a <class") as error:
+        sample(lambda x, t: answer, torch.zeros(2, 4), name, make("linear"), 5)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_whole_numbers_are_no_state(name):
+    with pytest.raises(ValueError, match=r"x_T is of torch\.int64"):
+        sample(mlp(size=4), torch.ones(2, 4, dtype=torch.int64), name, make("linear"), 5)
+
+
+@pytest.mark.parametrize("solver", ["plms", SOLVERS["plms"]])
+def test_names_and_factories_are_no_solvers(solver):
+    x, schedule = torch.zeros(2, 4), make("linear")
+    with pytest.raises(ValueError, match=r"as pndm\.solvers\.plms\(\)"):
+        pndm.sample(mlp(size=4), x, solver=solver, schedule=schedule, steps=5)
+    with pytest.raises(ValueError, match=r"as pndm\.schedules\.linear\(\)"):
+        pndm.sample(mlp(size=4), x, solver=SOLVERS["plms"](), schedule="linear", steps=5)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_batches_of_none_and_images_of_one_number(name):
+    assert sample(lambda x, t: x, torch.zeros(0, 3), name, make("linear"), 5).shape == (0, 3)
+    flat = normal(3)
+    found = sample(lambda x, t: 0.5 * x, flat, name, make("linear"), 5, noise=no_noise)
+    assert found.shape == flat.shape and found.isfinite().all()
+
+
+def no_noise(row):
+    return torch.zeros(3)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_noise_of_the_wrong_shape_is_refused(size):
+    with pytest.raises(ValueError, match="the noise of row 0 returned shape"):
+        sample(
+            *(mlp(size=4), normal(3 - size, 4), "ddpm", make("linear"), 5),
+            noise=lambda row: torch.zeros(size, 4),
+        )
+
+
 def test_the_wrong_answer_is_named_by_number_and_time():
     network = mlp(size=4)
 

@@ -8,7 +8,9 @@ counted, so a time may be met twice; every number of steps works, no evaluation 
 what a network predicts is made noise before anything is combined.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -32,13 +34,23 @@ PREDICTIONS: dict[str, Prediction] = {
 }
 """diffusers' names of what a network predicts."""
 
+VARIANCES = {"fixed_small": "small", "fixed_small_log": "small", "fixed_large": "large"}
+"""diffusers' names of DDPM's variances."""
+
+OTHER_PROCESSES = ("shift", "sigma_data", "snr", "s_churn", "snr_shift_scale", "use_flow_sigmas")
+"""Settings that only schedulers of other processes have: flows, exploding variances, shifts."""
+
+NOTHING = 2.0**-24
+"""ᾱ of the last time where no signal is to be left: above 0 in half precision, too."""
+
 
 class PlanScheduler(SchedulerMixin, ConfigMixin):
     """A solver by name (with `solver_options`) on a grid, in the place of any other scheduler.
 
-    The first eight settings are those of diffusers' schedulers and mean what they mean there:
-    `set_alpha_to_one` ends at ᾱ = 1 (our `aligned` convention) instead of ᾱ[0] (`diffusers`), and
-    `steps_offset` shifts the leading grid. `grid` is the grid's name where it is not given by
+    All settings but the last three are those of diffusers' schedulers and mean what they mean
+    there: `set_alpha_to_one` ends at ᾱ = 1 (our `aligned` convention) instead of ᾱ[0]
+    (`diffusers`), `steps_offset` shifts the leading grid as far as it goes, and `clip_sample` and
+    `variance_type`, if given, are `ddpm`'s. `grid` is the grid's name where it is not given by
     `timestep_spacing`. ValueError for what does not exist.
     """
 
@@ -58,6 +70,10 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         set_alpha_to_one: bool = True,
         steps_offset: int = 0,
         timestep_spacing: str = "leading",
+        rescale_betas_zero_snr: bool = False,
+        clip_sample: bool | None = None,
+        variance_type: str | None = None,
+        thresholding: bool = False,
         solver: str = "plms",
         solver_options: dict[str, Any] | None = None,
         grid: str | None = None,
@@ -69,14 +85,22 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         fixed = [name for name in SOLVERS if name != "pf"]
         if solver not in fixed:
             raise ValueError(f"solver={solver} does not exist: use {', '.join(fixed)}")
+        if thresholding:
+            raise ValueError("thresholding by quantiles is not here: pass thresholding=False")
         grids.named(grid or timestep_spacing)
-        made = SOLVERS[solver](**(solver_options or {}))
-        assert isinstance(made, Solver)
-        self.solver: Solver = made
+        options = dict(solver_options or {})
+        if solver == "ddpm":
+            options = {**ancestral(clip_sample, variance_type), **options}
+        self.solver = named_solver(solver, options)
         convention: Convention = "aligned" if set_alpha_to_one else "diffusers"
+        if trained_betas is not None:
+            trained_betas = [float(beta) for beta in trained_betas]
+            self.register_to_config(trained_betas=trained_betas)  # as JSON can hold them
         self.schedule = trained_schedule(
             num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, convention
         )
+        if rescale_betas_zero_snr:
+            self.schedule = without_signal(self.schedule)
         alphas = [self.schedule.alpha_bar(t) for t in range(num_train_timesteps)]
         self.alphas_cumprod = torch.tensor(alphas)
         self.timesteps = torch.arange(num_train_timesteps - 1, -1, -1)
@@ -86,6 +110,21 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         self._row = -1  # not begun
         self._base = torch.empty(0)
         self._kept: dict[int, Tensor] = {}
+
+    @classmethod
+    def from_config(cls, config: Any = None, *arguments: Any, **settings: Any) -> Any:
+        """Another scheduler's settings, with `settings` in the place of its own or ours.
+
+        ValueError where it is of a process that is not the variance-preserving one of a ᾱ table.
+        """
+        found = {**(config if isinstance(config, Mapping) else {}), **settings}
+        other = [name for name in OTHER_PROCESSES if found.get(name) not in (None, False)]
+        if other:
+            raise ValueError(
+                f"a scheduler with {', '.join(other)} is of another process than x = √ᾱ·x_0 + "
+                "√(1−ᾱ)·e with a table of ᾱ: it cannot be taken over"
+            )
+        return super().from_config(config, *arguments, **settings)
 
     def __len__(self) -> int:
         return int(self.config.num_train_timesteps)
@@ -167,8 +206,9 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         nodes = grids.times(grid, steps, self.schedule)
         if grid != "leading" or not self.config.steps_offset:
             return nodes
-        last = self.config.num_train_timesteps - 1
-        return (*(min(t + self.config.steps_offset, last) for t in nodes[:-1]), -1.0)
+        room = self.config.num_train_timesteps - 1 - nodes[0]
+        offset = min(float(self.config.steps_offset), room)
+        return (*(t + offset for t in nodes[:-1]), -1.0)
 
     def _compile(self, nodes: Sequence[float]) -> Plan:
         prediction = PREDICTIONS[self.config.prediction_type]
@@ -194,6 +234,41 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         )
 
 
+def named_solver(name: str, options: dict[str, Any]) -> Solver:
+    """A fixed-step solver; ValueError where it does not take these options."""
+    try:
+        made = SOLVERS[name](**options)
+    except TypeError as error:
+        raise ValueError(f"solver={name} solver_options={options}: {error}") from None
+    assert isinstance(made, Solver)
+    return made
+
+
+def ancestral(clip_sample: bool | None, variance_type: str | None) -> dict[str, Any]:
+    """The options of `ddpm` that diffusers' settings mean, where they are given."""
+    options: dict[str, Any] = {} if clip_sample is None else {"clip": clip_sample}
+    if variance_type is None:
+        return options
+    if variance_type not in VARIANCES:
+        raise ValueError(
+            f"variance_type={variance_type} is not here: use {', '.join(VARIANCES)} "
+            "(a learned variance is not used)"
+        )
+    return options | {"variance": VARIANCES[variance_type]}
+
+
+def without_signal(schedule: Schedule) -> Schedule:
+    """√ᾱ shifted and scaled so that nothing is left of the signal at the last time (2⁻²⁴ of ᾱ).
+
+    Source: Lin et al. 2024, algorithm 1; no floor of ᾱ, as networks so trained predict a velocity.
+    """
+    signal = [math.sqrt(schedule.alpha_bar(t)) for t in range(schedule.timesteps)]
+    scale = signal[0] / (signal[0] - signal[-1])
+    alphas = [((root - signal[-1]) * scale) ** 2 for root in signal[:-1]]
+    betas = (1 - now / before for before, now in pairwise([1.0, *alphas, NOTHING]))
+    return schedules.from_betas(f"{schedule.name}_zero_snr", betas, schedule.convention, 0.0)
+
+
 def _first(times: Sequence[float], time: float) -> int:
     """The position of a time; the first where it is met twice, 0 where it is not there."""
     return next((i for i, t in enumerate(times) if abs(t - time) < 1e-3), 0)
@@ -209,6 +284,10 @@ def trained_schedule(
 ) -> Schedule:
     """The schedule that diffusers' settings describe; ValueError for one that we have not."""
     if trained_betas is not None:
+        if len(trained_betas) != timesteps:
+            raise ValueError(
+                f"num_train_timesteps={timesteps}, but trained_betas are {len(trained_betas)}"
+            )
         return schedules.from_betas("trained", trained_betas, convention)
     ends: dict[str, Any] = {"beta_start": beta_start, "beta_end": beta_end}
     match beta_schedule:

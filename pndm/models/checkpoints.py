@@ -22,12 +22,11 @@ from torch import Tensor
 from pndm import records
 from pndm.models import files, names
 from pndm.models.architectures import ARCHITECTURES, Architecture
-from pndm.models.registry import WEIGHTS, CheckpointError, Format, find
+from pndm.models.registry import HUB, WEIGHTS, CheckpointError, Format, find
 from pndm.models.unet import UNet
 
 State = dict[str, Tensor]
 
-HUB = "hf://"
 MEMBERS = tuple(
     folder + file
     for folder in ("", "unet/")
@@ -163,7 +162,8 @@ def read(path: Path, ema: bool = True) -> Checkpoint:
     except (safetensors.SafetensorError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise CheckpointError(f"{path} is truncated or damaged ({error}): get it again") from None
     state, packing, average = _unpack(content, ema, path)
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+    tensors = (isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
+    if not state or not all(tensors):
         keys = ", ".join(map(str, list(state)[:4]))
         raise CheckpointError(f"{path} holds no state_dict of tensors, but {keys or 'nothing'}, …")
     state = {key.removeprefix("module."): value for key, value in state.items()}
@@ -264,7 +264,7 @@ def _unpickle(file: BinaryIO, name: str) -> Any:
                 f"{name} needs {needed[1]} to be read and was not opened, for such a pickle can "
                 "run any code: where you trust it, save its tensors alone as safetensors"
             ) from None
-        reason = str(error).splitlines()[0]
+        reason = "it needs more than tensors to be read, or its bytes are not those written"
     except Exception as error:  # torch raises whatever its readers meet in a broken file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     raise CheckpointError(f"{name} is truncated or damaged ({reason}): get it again") from None

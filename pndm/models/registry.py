@@ -9,7 +9,7 @@ of Ho et al. 2020 (converted to torch by pesser/pytorch_diffusion), of Song et a
 import difflib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pndm import records
 from pndm.models.architectures import ARCHITECTURES, Architecture
@@ -18,6 +18,10 @@ __all__ = ["ARCHITECTURES", "WEIGHTS", "Architecture", "CheckpointError", "Weigh
 
 Format = Literal["ddpm", "ermongroup", "diffusers", "iddpm", "score_sde", "pndm"]
 """Whose file it is: how tensors are packed in it, and by which names."""
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+HUB = "hf://"
+"""What an address on the Hugging Face hub begins with."""
 
 
 class CheckpointError(ValueError):

@@ -237,6 +237,7 @@ class UNet(nn.Module):
         self.conv_out = nn.Conv2d(current, outputs, 3, padding=1)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        t = t.expand(len(x))
         temb = self.temb(t if t.stride(0) else t[:1], x.dtype)
         h = self.conv_in(x)
         skips = [h]
