@@ -132,6 +132,23 @@ def test_half_finished_folders_are_named(outputs):
     assert "linear plms 10 failed: NaN" in summary and "linear plms 20 unfinished" in summary
 
 
+def test_what_is_no_record_is_named_and_stops_nothing(outputs):
+    root, put = outputs
+    put("plms-50-aa")
+    put("plms-10-bb", steps=10, fid=None)
+    put("plms-20-cc", steps="two")
+    put("plms-30-dd", steps=30, schema=99)
+    (put("plms-40-ee", steps=40) / "status.json").write_bytes(b"\xff\xfe")
+    (root / "digits" / "linear" / "plms-40-ee" / "metrics.json").write_bytes(b"\xff\xfe")
+    reading = gathered(root)
+    assert list(reading.frame["steps"]) == [50]
+    assert len([note for note in reading.notes if "not a record" in note]) == 4
+
+
+def test_a_folder_without_records_is_told(tmp_path):
+    assert collect.read([tmp_path]).notes == [f"no records in {tmp_path}"]
+
+
 def test_rows_are_tidy(outputs):
     root, put = outputs
     pf = {"name": "pf", "rtol": 0.01, "atol": 1e-5}

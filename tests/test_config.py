@@ -152,6 +152,16 @@ WRONG = {
     "solver=ddim,plms": "-m",
     "foo": "key=value",
     "schedule.beta_start=0": "between 0 and 1",
+    "schedule.timesteps=fifty": "a whole number of at least 1",
+    "schedule.timesteps=[1]": "a whole number of at least 1",
+    "schedule.timesteps=0": "a whole number of at least 1",
+    "seed=2147483648": "at most 2147483647",
+    "dataset.extractor=digit": "did you mean digits?",
+    "model.architecture=ddpm_cifar10": "model.checkpoint=FILE",
+    "model.format=foo": "there are auto, ddpm",
+    "model=ddpm_cifar10": "makes images of cifar10, not of digits",
+    "hydra.foo=1": "foo",
+    "hydra/launcher=nope": "nope",
 }
 
 
@@ -172,6 +182,9 @@ def test_wrong_arguments_are_refused_in_one_line_that_names_the_cure(argument):
         (["solver=ddpm", "solver.clip=1"], "true or false"),
         (["solver=pf", "solver.rtol=-1"], "positive"),
         (["grid=karras", "convention=released"], "convention=aligned"),
+        (["solver=deis", "solver.order=4", "steps=2"], "deis of order 4 needs as many steps"),
+        (["launcher=joblib", "hydra.launcher.n_job=2"], "n_job"),
+        (["model.checkpoint=run.py", "model.architecture=ddpm_cifar10"], "digits features take 1"),
         (["model.checkpoint=nowhere.pt", "model.architecture=ddpm_cifar10"], "no such file"),
     ],
 )
@@ -195,6 +208,50 @@ def test_a_refused_command_line_writes_nothing(argument, tmp_path):
     assert done.returncode != 0
     assert len(done.stderr.strip().splitlines()) == 1 and not done.stdout
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cure"),
+    [
+        (["--steps=5"], "settings are key=value"),
+        (["--run", "steps=5"], "settings are key=value"),
+        (["--help", "solver=plsm"], "did you mean plms?"),
+        (["-c", "job", "steps=0"], "from 1 to 1000"),
+        (["-m", "steps=2,3", "outputs=file"], "file"),
+        (["steps=2", "outputs=file"], "file"),
+    ],
+)
+def test_flags_and_outputs_are_checked_too(arguments, cure, tmp_path):
+    (tmp_path / "file").touch()
+    done = subprocess.run(
+        [sys.executable, ROOT / "run.py", *arguments], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode != 0 and cure in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("flags", [["--help"], ["-c", "job"], ["--help", "solver=ddim"]])
+def test_what_only_shows_something_still_does(flags):
+    done = subprocess.run(
+        [sys.executable, ROOT / "run.py", *flags], capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "steps: 50" in done.stdout
+
+
+def test_weights_of_ones_own_are_read_before_anything_is_written(tmp_path):
+    """Truncated, or of another architecture."""
+    path = tmp_path / "own.safetensors"
+    whole = WEIGHTS["digits_linear"].path.read_bytes()
+    own = [f"model.checkpoint={path}", "model.architecture=digits_linear"]
+    path.write_bytes(whole)
+    config.require_weights(config.cells(own))
+    with pytest.raises(CheckpointError, match="does not fit"):
+        other = ["model.architecture=ddpm_cifar10", "dataset=cifar10"]
+        config.require_weights(config.cells([*own, *other]))
+    path.write_bytes(whole[:1000])
+    with pytest.raises(CheckpointError, match="truncated or damaged"):
+        config.require_weights(config.cells(own))
 
 
 @pytest.mark.parametrize("arguments", [["recipe.lr=x"], ["schedule=quad"], ["holdouts=true"]])

@@ -2,9 +2,11 @@
 
 import json
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from commands import finish, start, times, wait_for
@@ -243,6 +245,112 @@ def test_a_record_of_a_newer_schema_is_refused(run):
     record.write_text(json.dumps({**json.loads(record.read_text()), "schema": 999}))
     with pytest.raises(ValueError, match="newer version"):
         run()
+
+    with pytest.raises(ValueError, match="newer version"):
+        run("overwrite=true")
+    (cfg,) = config.cells([*SMALL, f"outputs={folder.parents[2]}"])
+    assert experiment.summarize([cfg]) == 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [*(b"{}", b"[]", b"5", b"\xff\xfe", b""), b'{"schema": 1, "status": "complete"}'],
+)
+def test_records_that_are_none_are_made_again(run, content):
+    first, folder = run()
+    for name in ("metrics.json", "status.json"):
+        (folder / name).write_bytes(content)
+    again, _ = run()
+    assert again["fid"] == first["fid"] and again["shards"] == {"made": 0, "found": 1}
+
+
+def test_pictures_that_a_kill_cut_short_are_completed(run):
+    run("save_images=png")
+    _, folder = run("save_images=png")
+    (folder / "images" / "000019.png").unlink()
+    run("save_images=png")
+    assert len(list((folder / "images").glob("*.png"))) == 20
+
+
+def test_what_was_missing_is_measured_when_it_is_there(run, monkeypatch):
+    """A run without a reference, and the same command when there is one: another folder."""
+    extractor = evaluation.extractor
+
+    def gone(*arguments):
+        raise evaluation.MissingReference("no Inception weights")
+
+    monkeypatch.setattr(evaluation, "extractor", gone)
+    monkeypatch.setattr(evaluation, "fingerprint", lambda *arguments: [None, None])
+    skipped, _ = run()
+    assert skipped["fid"]["value"] is None and "no Inception" in skipped["fid"]["reason"]
+    monkeypatch.setattr(evaluation, "extractor", extractor)
+    monkeypatch.setattr(evaluation, "fingerprint", lambda *arguments: ["there", "too"])
+    record, _ = run()
+    assert record["fid"]["value"] > 0 and record["key"] == skipped["key"]
+
+
+def test_a_run_is_named_by_the_reference_that_it_is_judged_by(tmp_path):
+    """Each directory has its own reference, and one that was made again is another."""
+    prints = {n: evaluation.fingerprint("folder", "inception", tmp_path / n) for n in "ab"}
+    assert prints["a"][1:] == prints["b"][1:] == [None, None]
+    path = evaluation.reference_path("folder", "inception", tmp_path / "a")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"one")
+    one = evaluation.fingerprint("folder", "inception", tmp_path / "a")
+    path.write_bytes(b"another")
+    assert one != evaluation.fingerprint("folder", "inception", tmp_path / "a")
+    assert prints["b"] == evaluation.fingerprint("folder", "inception", tmp_path / "b")
+
+
+def test_overwriting_a_small_run_leaves_the_shards_beyond_it(run, monkeypatch):
+    monkeypatch.setattr(worker, "SHARD", 8)
+    run("samples=30")
+    run("samples=8", "overwrite=true")
+    record, _ = run("samples=31")
+    assert record["shards"] == {"made": 1, "found": 3}
+
+
+def test_too_few_images_for_a_measure_are_a_reason(run):
+    record, _ = run("samples=1", "kid=auto", "prc=auto")
+    assert "raise samples" in record["kid"]["reason"] and "4 images" in record["prc"]["reason"]
+    record, _ = run("samples=2", "kid=auto", "prc=auto")
+    assert np.isfinite(record["kid"]["value"]) and "reason" in record["prc"]
+
+
+def test_a_shard_in_the_place_of_another_is_made_again(run, monkeypatch, capsys):
+    monkeypatch.setattr(worker, "SHARD", 8)
+    _, folder = run("save_images=npz", "samples=24")
+    expected = stored(folder)
+    shards = sorted(folder.parents[2].rglob("images/*.shard"))
+    shards[1].write_bytes(shards[0].read_bytes())
+    (folder / "metrics.json").unlink()
+    _, folder = run("save_images=npz", "samples=24")
+    np.testing.assert_array_equal(stored(folder), expected)
+    assert "damaged, made again" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_workers_end_with_the_run_that_started_them(tmp_path, how):
+    """At once where it can tell them, else after the shard that they are making."""
+    arguments = ["samples=6000", "steps=60", "solver=ddim", "wandb.mode=disabled", "processes=2"]
+    process = start(arguments, tmp_path)
+    wait_for(lambda: list(tmp_path.rglob("images/*.shard")), process)
+    process.send_signal(how)
+    process.communicate()
+    assert process.returncode == (130 if how == signal.SIGTERM else -how)
+
+    def left():
+        return [
+            found
+            for found in psutil.process_iter(["cmdline"])
+            if str(tmp_path) in " ".join(found.info["cmdline"] or ())
+        ]
+
+    end = time.monotonic() + 120
+    while left() and time.monotonic() < end:
+        time.sleep(0.5)
+    assert not left() and len(list(tmp_path.rglob("images/*.shard"))) < 12
 
 
 def test_a_sweep_makes_every_cell_and_ends_with_its_records(tmp_path):

@@ -55,6 +55,24 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(tmp_path, monkeyp
     assert card["loss"] == card_again["loss"]
 
 
+def test_a_checkpoint_of_another_training_is_refused(tmp_path):
+    out = tmp_path / "net"
+    trained(out)
+    others = {"seed=1": "seed=0", "schedule=cosine": "schedule.name=linear"}
+    others |= {"recipe.iterations=2": "6 iterations done", "recipe.lr=0.5": "recipe.lr="}
+    for argument, said in others.items():
+        with pytest.raises(config.ConfigError, match=f"another training .*{said}.*output="):
+            trained(out, argument)
+    (out / "checkpoint.pt").write_bytes((out / "checkpoint.pt").read_bytes()[:5000])
+    with pytest.raises(config.ConfigError, match="no checkpoint of this version"):
+        trained(out)
+
+
+def test_an_architecture_for_other_images_is_refused(tmp_path):
+    with pytest.raises(config.ConfigError, match=r"not for images \[1, 8, 8\]"):
+        trained(tmp_path / "net", "architecture=ddpm_cifar10")
+
+
 def test_the_loss_is_zero_for_the_true_noise_and_one_for_none():
     schedule = schedules.linear()
     alpha_bar = torch.tensor([schedule.alpha_bar(t) for t in range(1000)])
