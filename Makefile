@@ -18,6 +18,7 @@ ARGS =
 python = .venv/bin/python
 pip = $(python) -m pip --disable-pip-version-check -qq
 index = $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+workers = --numprocesses logical --maxprocesses 4 --dist worksteal
 fits = import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
 .PHONY: run paper test test-slow lint lock clean
@@ -29,10 +30,10 @@ paper: .venv/complete
 	@$(python) -m experiments.paper dataset=$(DATASET) $(ARGS)
 
 test: .venv/complete
-	@$(python) -m pytest $(ARGS)
+	@$(python) -m pytest $(workers) $(ARGS)
 
 test-slow: .venv/complete
-	@$(python) -m pytest -m slow $(ARGS)
+	@$(python) -m pytest $(workers) -m slow $(ARGS)
 
 lint: .venv/complete
 	@$(python) -m ruff check -q .

@@ -19,7 +19,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import end_to_end, frechet, overhead, precision, programs
+from benchmarks import end_to_end, frechet, overhead, precision, programs, shares
 from benchmarks.measure import Row
 from experiments.tables import markdown
 from pndm import records
@@ -30,6 +30,7 @@ PARTS: dict[str, Callable[..., Iterator[Row]]] = {
     "end_to_end": end_to_end.measure,
     "compiled": partial(end_to_end.measure, compile="max", which=end_to_end.MIDDLE),
     "bf16": partial(end_to_end.measure, precision="bf16", which=end_to_end.MIDDLE),
+    "shares": shares.measure,
     "precision": precision.measure,
     "frechet": frechet.measure,
     "programs": programs.measure,

@@ -22,7 +22,8 @@ def pytest_configure(config):
     for name in ("PNDM_DATA", "HYDRA_FULL_ERROR"):
         os.environ.pop(name, None)
     # On tensors as small as the tests' threads mostly wait for each other.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))
+    workers = max(2, len(config.getoption("tx", None) or ()))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks import end_to_end, frechet, measure, overhead, precision, run
+from benchmarks import end_to_end, frechet, measure, overhead, precision, run, shares
 
 CPU = torch.device("cpu")
 
@@ -41,6 +41,14 @@ def test_both_distances_are_the_same(monkeypatch):
     monkeypatch.setattr(frechet, "DIMENSION", 16)
     rows = list(frechet.measure(CPU, 1))
     assert len(rows) == 4 and all(row.difference < 1e-6 for row in rows)
+
+
+def test_shares_make_the_whole(monkeypatch):
+    monkeypatch.setattr(shares, "BATCHES", {"cpu": {"digits_linear": (2, 3)}})
+    rows = list(shares.measure(CPU, 1))
+    assert sum(row.ours for row in rows) == pytest.approx(100)
+    largest = next(row for row in rows if row.case == "digits_linear, batch 3: convolutions")
+    assert largest.ours > 10 and "with nothing but them" in largest.note
 
 
 def test_precisions_tell_their_fid(monkeypatch):

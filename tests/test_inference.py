@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -174,7 +175,10 @@ def test_compiled_once_for_all_steps_and_methods(monkeypatch):
     torch._dynamo.reset()
     monkeypatch.setattr(torch._dynamo.config, "error_on_recompile", True)
     x_T, _ = inputs(4)
-    plain, compiled = digits(), digits(compile="max")
+    tiny = replace(ARCHITECTURES["digits_linear"], channel_mult=(1,), attention=(8,))
+    networks = [UNet(tiny).eval() for _ in range(2)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    plain, compiled = Runner(networks[0], CPU), Runner(networks[1], CPU, compile="max")
     schedule = pndm.schedules.linear()
     for solver in (pndm.solvers.plms(), pndm.solvers.prk(), pndm.solvers.ddim()):
         how = {"solver": solver, "schedule": schedule, "steps": 7}

@@ -1,0 +1,69 @@
+"""Where an evaluation's time goes, and what it would take if nothing but its products took any.
+
+Convolutions and matrix products are the libraries' own (oneDNN, cuDNN), the same for everybody:
+their time is the least that an evaluation can take with them, and the rest is ours to save.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.end_to_end import BATCHES, MIDDLE, rate
+from benchmarks.measure import Row
+from pndm.cost import flops
+from pndm.inference import Runner
+from pndm.models.architectures import ARCHITECTURES
+from pndm.models.unet import UNet
+
+KINDS = {
+    "convolutions": ("convolution", "conv2d"),
+    "matrix products and attention": ("mm", "attention", "softmax", "flash"),
+    "normalisation": ("norm",),
+    "activations": ("silu",),
+    "concatenation, sums, copies": ("cat", "add", "copy_", "mul", "upsample", "pool"),
+}
+"""Operations of torch by what their names contain; what is none of these is the rest."""
+
+
+def kind(name: str) -> str:
+    """The kind of an operation of torch."""
+    found = (kind for kind, parts in KINDS.items() if any(part in name for part in parts))
+    return next(found, "the rest")
+
+
+@torch.no_grad()
+def measure(device: torch.device, pairs: int) -> Iterator[Row]:
+    """Per cent of an evaluation's time by kind of operation, of each network in fp32."""
+    best = rate(device)
+    card = device.type == "cuda"
+    for architecture, batches in BATCHES[device.type].items():
+        for size in batches[MIDDLE]:
+            runner = Runner(UNet(ARCHITECTURES[architecture]).eval(), device)
+            arch = runner.arch
+            x = torch.randn(size, arch.in_channels, arch.image_size, arch.image_size)
+            x, t = runner.state_of(x), torch.zeros(1, device=device).expand(size)
+            runner(x, t)
+            activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * card]
+            with profile(activities=activities) as made:
+                for _ in range(pairs):
+                    runner(x, t)
+            times: Counter[str] = Counter()
+            for event in made.key_averages():
+                spent = event.self_device_time_total if card else event.self_cpu_time_total
+                times[kind(event.key)] += spent
+            whole = sum(times.values())
+            products = sum(times[name] for name in list(KINDS)[:2])
+            reached = flops(architecture) * size * pairs / (products / 1e6)
+            for name, spent in times.most_common():
+                yield Row(
+                    "shares",
+                    f"{architecture}, batch {size}: {name}",
+                    "% of the time",
+                    *(100 * spent / whole, None, None, "", None, None),
+                    note=f"products at {reached / 1e9:.0f} of {best / 1e9:.0f} GFLOP/s; with "
+                    f"nothing but them {whole / products:.2f} times as fast"
+                    if name == "convolutions"
+                    else "",
+                )
