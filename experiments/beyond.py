@@ -77,6 +77,16 @@ def earned(schedule: str, folder: Path, nfe: int = 10, most: int = 10) -> pd.Dat
     return pd.DataFrame(rows, columns=["method", "grid", "FID"])
 
 
+def made_by(folder: Path) -> str:
+    """Which code made how many of the cells: of several, none is passed over in silence."""
+    parts = []
+    for name, measure in (("fid", "FID"), ("rmse", "distances")):
+        counts = transfer_x_gradient.load(name, folder).get("code", pd.Series()).value_counts()
+        codes = ", ".join(f"{code} ({count})" for code, count in counts.items())
+        parts += [f"{measure} by code {codes}"] if codes else []
+    return "; ".join(parts) + "." if parts else ""
+
+
 def document(folder: Path) -> str:
     """The page, in Markdown."""
     parts = [
@@ -85,7 +95,7 @@ def document(folder: Path) -> str:
         "images to the fine solution from the same noise and time (pixels in [−1, 1]), by "
         "evaluations of the network. “–”: fewer evaluations than the method needs. What was not "
         "measured has no number. UniPC lowers its order in the last steps to the image, the "
-        "others keep theirs.",
+        f"others keep theirs. {made_by(folder)}",
         f"    python -m experiments.{transfer_x_gradient.NAME} && python -m experiments.beyond",
         "![Distance and FID](transfer_x_gradient.png)",
     ]

@@ -239,6 +239,8 @@ def trained_schedules(dataset: str) -> Iterator[str]:
 
 def main(words: Sequence[str]) -> None:
     """Show the plan, then make what is missing of it; SystemExit with one line if it cannot."""
+    if {"-h", "--help"} & set(words):
+        return print(__doc__)
     try:
         own, more = split(words)
         schedules = own["schedule"].split(",") if own["schedule"] else ()

@@ -224,6 +224,8 @@ def given(word: str) -> float:
 
 def main(words: Sequence[str]) -> None:
     """Predict the cost of each run that is meant; SystemExit with one line if it cannot."""
+    if {"-h", "--help"} & set(words):
+        return print(__doc__)
     own = [word for word in words if word.startswith("seconds=")]
     try:
         seconds = given(own[-1]) if own else SECONDS

@@ -718,6 +718,8 @@ KINDS = {int: "a whole number", bool: "true or false"}
 
 def main(words: Sequence[str]) -> None:
     """`python -m pndm.evaluation COMMAND key=value …`; SystemExit with one line if it cannot."""
+    if {"-h", "--help"} & set(words):
+        return print(__doc__)
     name, *rest = words or [""]
     try:
         command = _pick(COMMANDS, name, "command")

@@ -253,10 +253,12 @@ def mean_of_last_tenth(losses: list) -> float:
     return sum(value for _, value in tail) / len(tail)
 
 
-def main() -> None:
+def main(words: list[str]) -> None:
     """Refuse what cannot be trained in one line; Ctrl-C loses nothing since the checkpoint."""
+    if {"-h", "--help"} & set(words):
+        return print(__doc__)
     try:
-        train(config.compose_train(sys.argv[1:]))
+        train(config.compose_train(words))
     except config.EXPECTED as error:
         sys.exit(f"error: {config.one_line(error)}")
     except KeyboardInterrupt:
@@ -264,4 +266,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

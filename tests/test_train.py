@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 import pndm
-from pndm import config, schedules, train
+from experiments import fid_by_steps
+from pndm import config, cost, evaluation, schedules, train
 from pndm.models.analytic import Point
 
 TINY = ["recipe.iterations=6", "recipe.checkpoint_every=2", "recipe.log_every=1", "device=cpu"]
@@ -66,6 +67,12 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path):
     (out / "checkpoint.pt").write_bytes((out / "checkpoint.pt").read_bytes()[:5000])
     with pytest.raises(config.ConfigError, match="no checkpoint of this version"):
         trained(out)
+
+
+def test_help_shows_how_it_is_used(capsys):
+    for main in (train.main, cost.main, evaluation.main, fid_by_steps.main):
+        main(["--help"])
+        assert "python -m " in capsys.readouterr().out
 
 
 def test_an_architecture_for_other_images_is_refused(tmp_path):
