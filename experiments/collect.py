@@ -99,8 +99,8 @@ def row(record: dict[str, Any]) -> dict[str, Any]:
         fid, seconds = record["fid"], record["seconds"]
         intervals = {name: fid.get(name) for name in ("bias_corrected", "se", "low", "high")}
         found |= {
-            "nfe": float(record["nfe"]),
-            "fid": None if fid["value"] is None else float(fid["value"]),
+            "nfe": number(record["nfe"]),
+            "fid": None if fid["value"] is None else number(fid["value"]),
             **{name: value and round(value, 6) for name, value in intervals.items()},
             "extractor": fid["extractor"],
             "reference": fid["reference"],
@@ -108,6 +108,13 @@ def row(record: dict[str, Any]) -> dict[str, Any]:
             "error": fid.get("reason"),
         }
     return found
+
+
+def number(value: Any) -> float:
+    """A number as it is; TypeError where it is something else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is no number")
+    return value
 
 
 def options(settings: dict[str, Any]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -22,6 +23,8 @@ def start(arguments, folder, within=(), **environment):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # which a shell's background jobs, and so what they start, would ignore
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
     )
 
