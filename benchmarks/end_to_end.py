@@ -105,6 +105,7 @@ def measure(
             how = f"{precision}, {'eager' if runner.mode is None else runner.mode}"
             note = f"{100 * share:.0f} % of {machine / 1e9:.0f} GFLOP/s"
             note += f"; compiled in {start:.0f} s" if runner.mode else ""
+            note += "" if precision == "fp32" else "; diffusers in fp32"
             yield Row(
                 "end to end",
                 f"{architecture}, batch {size}, {how}",
