@@ -251,9 +251,9 @@ def main(words: Sequence[str]) -> None:
             words = overrides(own["dataset"], schedule, seeds[0], line, more)
             config.require_weights(config.cells(words))
         todo = tasks(own["dataset"], schedules, seeds, more)
-        from pndm.cost import predict
+        from pndm.cost import calibrate, stand_in
 
-        show_plan(todo, predict(todo[0].cfg, seconds=2).rate)
+        show_plan(todo, calibrate(stand_in(todo[0].cfg), seconds=2)[0].rate)
         if own["only"] == "plan":
             return
         failed = make(todo)

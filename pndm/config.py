@@ -222,7 +222,7 @@ def compose_train(arguments: list[str]) -> Train:
     for name in ("iterations", "batch_size", "log_every", "checkpoint_every"):
         _at_least(f"recipe.{name}", getattr(train.recipe, name), 1)
     _at_least("seed", train.seed, 0)
-    _check_device(train.device)
+    check_device(train.device)
     return train
 
 
@@ -256,7 +256,7 @@ def validate(run: Run) -> Run:
             raise ConfigError(f"{key}=auto needs the features of fid=auto, which is off")
     if run.processes != "auto" and (type(run.processes) is not int or run.processes < 1):
         raise ConfigError(f"processes={run.processes}: give a whole number of at least 1, or auto")
-    _check_device(run.device)
+    check_device(run.device)
 
     if spelt["fid"] == "auto" and run.dataset.extractor == "digits":
         known = model.architecture or WEIGHTS[model.name].architecture
@@ -599,7 +599,8 @@ def _no_model(dataset: Dataset, schedule: str) -> str:
     return f"dataset={dataset.name} has weights for schedule={known or 'none'}, not for {schedule}"
 
 
-def _check_device(name: str) -> None:
+def check_device(name: str) -> None:
+    """ConfigError where there is no such device here."""
     if name in ("auto", "cpu"):
         return
     if name.split(":")[0] != "cuda":

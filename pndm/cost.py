@@ -127,6 +127,11 @@ def present(cfg: config.Run) -> bool:
     return cfg.model.checkpoint is not None or find(cfg.model.name).present
 
 
+def stand_in(cfg: config.Run) -> Job:
+    """A run's job, with random weights, which take the same time, where its own are not here."""
+    return Job(cfg) if present(cfg) else Untrained(cfg)
+
+
 def predict(cfg: config.Run, seconds: float = SECONDS) -> Cost:
     """The cost of a run, from sampling one batch of it for so many seconds.
 
@@ -134,7 +139,7 @@ def predict(cfg: config.Run, seconds: float = SECONDS) -> Cost:
     on them.
     """
     adaptive = isinstance(config.solver(cfg.solver), ProbabilityFlow)
-    job = Job(cfg) if adaptive or present(cfg) else Untrained(cfg)
+    job = Job(cfg) if adaptive else stand_in(cfg)
     watch, batch = calibrate(job, seconds)
     if adaptive:  # its images are finished all at once
         nfe = watch.counts[0] / batch

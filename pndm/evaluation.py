@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from pndm import classifier, datasets, records, statistics
+from pndm import classifier, config, datasets, records, statistics
 from pndm.statistics import Statistics
 
 CHUNK = 32
@@ -385,8 +385,8 @@ def fingerprint(dataset: str, extractor: str, root: Path | str | None = None) ->
             weights = None
     if (dataset, extractor) == ("digits", "digits"):
         return [weights, "computed"]
-    path = reference_path(dataset, extractor, Path(root) if root else None)
-    kept = (path, path.with_suffix(".npy"))
+    place = Path(root) if root else None
+    kept = (path(dataset, extractor, place) for path in (reference_path, features_path))
     return [weights, *(records.sha256(p) if p.exists() else None for p in kept)]
 
 
@@ -640,23 +640,14 @@ def command_reference(
     keep_features: bool = False,
 ) -> None:
     """Compute the reference statistics of a dataset and keep them, and the features if asked."""
-    device = usable(device)
+    config.check_device(device)
+    device = config.device(device)
     make = _pick(EXTRACTORS, extractor, "feature extractor")
     chosen = make(torch.device(device), Path(weights) if weights else None, any_weights)
     place = Path(root) if root else None
     keep = features_path(dataset, chosen.name, place) if keep_features else None
     made = compute_reference(dataset, chosen, place, batch_size, workers, True, keep)
     _keep(made, Path(output) if output else reference_path(dataset, chosen.name, place))
-
-
-def usable(device: str) -> str:
-    """A device by name, `auto` the graphics card where there is one; ValueError without it."""
-    card = torch.cuda.is_available()
-    if device == "auto":
-        return "cuda" if card else "cpu"
-    if device != "cpu" and not (device.split(":")[0] == "cuda" and card):
-        raise ValueError(f"device={device}: use auto or cpu" + (", cuda or cuda:N" * card))
-    return device
 
 
 def command_import(file: str, dataset: str, source: str, n: int, output: str = "") -> None:

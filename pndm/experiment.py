@@ -60,7 +60,7 @@ def run(cfg: config.Run, sweep: str | None = None) -> Path:
     began = time.monotonic()
     job = Job(cfg)
     folder = run_folder(job)
-    if is_complete(folder, cfg) and not cfg.overwrite:
+    if is_complete(folder, cfg) and not cfg.overwrite:  # asked first: it refuses newer records
         print("complete already (overwrite=true makes it again)")
         return conclude(folder)
     if cfg.overwrite and tasks() > 1:
