@@ -2,7 +2,6 @@
 
 import io
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -11,7 +10,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from pndm import config
+from pndm import config, interrupts
 
 SWEEP = "PNDM_SWEEP"
 """Environment variable that tells the jobs of a sweep, in whatever process, its name."""
@@ -63,7 +62,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # a terminal without our letters ends no run
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    interrupts.listen()
     try:
         for flag in flags:
             if flag not in SHOWS:
@@ -80,6 +79,7 @@ def main() -> None:
             os.environ[SWEEP] = time.strftime("%Y%m%d-%H%M%S")
         sys.argv[1:] = ["-m"] * sweep + overrides  # Hydra wants its flags first
         job()
+        interrupts.check()
         from pndm import experiment
 
         sys.exit(1 if experiment.summarize(runs) else 0)

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from pndm import config, evaluation, images, records
+from pndm import config, evaluation, images, interrupts, records
 from pndm.models import registry
 from pndm.processes import run_workers, tasks
 from pndm.statistics import BLOCKS
@@ -103,7 +103,8 @@ def make_run(job: Job, folder: Path, what: dict[str, Any], began: float) -> Path
         records.write_json(folder / "metrics.json", result)
         return conclude(folder)
     except BaseException as error:
-        record_failure(folder, what, error)
+        record_failure(folder, what, interrupts.meant(error))
+        interrupts.check()
         raise
 
 
@@ -171,7 +172,12 @@ def make_shards(
             run_workers(job, folder, bar)
     total = None if nfe is None else nfe * count
     with tqdm(total=total, unit="eval", unit_scale=True, disable=not cfg.progress) as bar:
-        work(job, extractor, bar)
+
+        def progress(evaluated: int) -> None:
+            interrupts.check()
+            bar.update(evaluated)
+
+        work(job, extractor, progress)
 
 
 def tell_cost(job: Job, count: int, nfe: int | None) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pndm import config, records
+from pndm import config, interrupts, records
 from pndm.worker import PARENT, Job
 
 RESTARTS = 3
@@ -54,6 +54,7 @@ def run_workers(job: Job, folder: Path, bar: tqdm) -> None:
         )
         try:
             while process.poll() is None:
+                interrupts.check()
                 show_progress(job, bar)
                 time.sleep(0.2)
             show_progress(job, bar)

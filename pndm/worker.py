@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pndm import config, evaluation, images, models, noise, records, sampling
 from pndm.inference import Runner
@@ -264,7 +263,7 @@ def count(store: Store, shard: int, array: str) -> int:
 def work(
     job: Job,
     extractor: evaluation.Extractor | None,
-    bar: tqdm,
+    progress: Progress,
     wanted: Callable[[], bool] = lambda: True,
 ) -> None:
     """Make every missing shard that no other process makes, then those that one left behind.
@@ -281,7 +280,7 @@ def work(
                 continue
             with records.lock(job.folder / "locks" / f"{shard:05d}", wait) as mine:
                 if mine and not is_whole(job, shard, extractor):
-                    make_images(job, shard, bar.update)
+                    make_images(job, shard, progress)
                     if extractor is not None:
                         make_features(job, shard, extractor)
 
@@ -352,7 +351,7 @@ def main(path: str) -> None:
     if cfg.fid == "auto":
         with contextlib.suppress(evaluation.MissingReference):
             extractor = evaluation.extractor(cfg.dataset.extractor, job.device)
-    work(job, extractor, tqdm(disable=True), parent_lives)
+    work(job, extractor, lambda images: None, parent_lives)
 
 
 def parent_lives() -> bool:
