@@ -67,7 +67,7 @@ def main() -> None:
         for flag in flags:
             if flag not in SHOWS:
                 raise config.ConfigError(f"{flag}: settings are key=value, sweeps begin with -m")
-        runs = config.cells(overrides, sweep)
+        runs = config.cells(overrides, sweep) if overrides or not shows else []
         if shows:
             return job()
         config.require_weights(runs)

@@ -29,7 +29,8 @@ AIMS = {"cpu": {"ddpm_cifar10": 1.1, "digits_linear": 1.5}, "cuda": {"ddpm_cifar
 """How many times as fast as diffusers we aim to be; on a card 3 with bf16 and compilation."""
 
 ALL, MIDDLE = slice(None), slice(1, 2)
-"""Of the sizes of batches."""
+COMPILED = {"cpu": ALL, "cuda": MIDDLE}
+"""Of the sizes of batches; a card's compiler tries out so much that one must do."""
 
 
 def networks(architecture: str) -> tuple[UNet, UNet2DModel]:
@@ -64,9 +65,11 @@ def measure(
     pairs: int,
     precision: str = "fp32",
     compile: str = "off",
-    which: slice = ALL,
+    which: slice | None = None,
 ) -> Iterator[Row]:
     """Milliseconds per image and evaluation, by network and size of batch (`which` of them)."""
+    if which is None:
+        which = ALL if compile == "off" else COMPILED[device.type]
     machine = rate(device)
     schedule = pndm.schedules.linear(convention="diffusers")
     solver, scheduler = pndm.solvers.plms(), PNDMScheduler()

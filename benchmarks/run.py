@@ -28,7 +28,7 @@ RESULTS = Path(__file__).parent / "results"
 PARTS: dict[str, Callable[..., Iterator[Row]]] = {
     "overhead": overhead.measure,
     "end_to_end": end_to_end.measure,
-    "compiled": partial(end_to_end.measure, compile="max", which=end_to_end.MIDDLE),
+    "compiled": partial(end_to_end.measure, compile="max"),
     "bf16": partial(end_to_end.measure, precision="bf16", which=end_to_end.MIDDLE),
     "shares": shares.measure,
     "precision": precision.measure,

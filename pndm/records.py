@@ -88,7 +88,7 @@ PAPER = (
     *("schedules", "clocks", "grids", "transfer", "gradient", "multistep", "solvers"),
     *("prediction", "plans", "sampling", "noise"),
 )
-SAMPLING = (*PAPER, "flow", "images", "inference", "worker", "models")
+SAMPLING = (*PAPER, "flow", "images", "inference", "streams", "worker", "models")
 """Modules that determine an image, its configuration and weights given."""
 
 MEASURING = ("datasets", "classifier", "evaluation", "statistics", "experiment")

@@ -26,6 +26,7 @@ from pndm.models import registry
 from pndm.plans import plan
 from pndm.shards import Store
 from pndm.solvers import ProbabilityFlow
+from pndm.streams import Coming, beside, overlaps
 
 SHARD = 500
 """Images per shard: what is lost at most when a run is killed."""
@@ -55,28 +56,27 @@ class Watched:
         self.seen.append((t[0], e.sum(dtype=torch.float32)))
         return e
 
-    def check(self) -> None:
-        """FloatingPointError naming the first evaluation that was not finite."""
-        times, sums = (torch.stack(column).tolist() for column in zip(*self.seen, strict=True))
-        for i, (t, total) in enumerate(zip(times, sums, strict=True)):
-            if not np.isfinite(total):
-                raise FloatingPointError(
-                    f"evaluation {i} at time {t:g}: the network returned NaN or infinity"
-                )
+    def noted(self) -> tuple[Tensor, Tensor]:
+        """The time and the sum of every output, on the device."""
+        times, sums = (torch.stack(column) for column in zip(*self.seen, strict=True))
+        return times, sums
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Images uint8 [B, C, H, W] on their device, their evaluations [B], and a check of them."""
+    """Images uint8 [B, C, H, W], evaluations [B], and what was noted of them, on their way."""
 
-    pixels: Tensor
-    nfe: Tensor
-    check: Callable[[], None]
+    coming: Coming
 
     def fetch(self) -> tuple[Tensor, Tensor]:
-        """The images and evaluations on the CPU, checked."""
-        self.check()
-        return self.pixels.cpu(), self.nfe.cpu()
+        """Images and evaluations; FloatingPointError names the first that was not finite."""
+        pixels, nfe, times, sums = self.coming.wait()
+        for i in range(len(sums)):
+            if not sums[i].isfinite():
+                raise FloatingPointError(
+                    f"evaluation {i} at time {times[i]:g}: the network returned NaN or infinity"
+                )
+        return pixels, nfe
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ class Job:
             z = noise.step_noise(seeds, self.shape) if table.stochastic else None
             x_0 = sampling.execute(table, denoiser, x_T, z, lambda *_: progress(len(x_T)))
             nfe = torch.full((len(x_T),), table.nfe)
-        return Batch(images.to_uint8(x_0), nfe, denoiser.check)
+        return Batch(Coming(images.to_uint8(x_0), nfe, *denoiser.noted()))
 
     @torch.no_grad()
     def seconds_per_evaluation(self) -> float:
@@ -270,19 +270,27 @@ def work(
 
     Any number of processes may do this at once. A claim is a lock that the system frees when its
     process ends, however it ends, so what a dead worker had begun is taken over. It stops before
-    a shard that is no longer `wanted`.
+    a shard that is no longer `wanted`. A graphics card extracts the features of a shard beside
+    the images of the next.
     """
     for wait in (False, True):
-        for shard in range(job.shards):
-            if not wanted():
-                return
-            if is_whole(job, shard, extractor):
-                continue
-            with records.lock(job.folder / "locks" / f"{shard:05d}", wait) as mine:
-                if mine and not is_whole(job, shard, extractor):
+        with contextlib.ExitStack() as last:
+            for shard in range(job.shards):
+                if not wanted():
+                    return
+                if is_whole(job, shard, extractor):
+                    continue
+                with contextlib.ExitStack() as claim:
+                    lock = records.lock(job.folder / "locks" / f"{shard:05d}", wait)
+                    if not claim.enter_context(lock) or is_whole(job, shard, extractor):
+                        continue
                     make_images(job, shard, progress)
                     if extractor is not None:
-                        make_features(job, shard, extractor)
+                        claim.callback(extract(job, shard, extractor))
+                    last.close()
+                    # who waits for another's claim must not hold one
+                    if overlaps(job.device) and not wait:
+                        last.enter_context(claim.pop_all())
 
 
 def make_images(job: Job, shard: int, progress: Progress) -> None:
@@ -330,14 +338,26 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def make_features(job: Job, shard: int, extractor: evaluation.Extractor) -> None:
-    """Extract the features of a shard's images and keep them."""
+def extract(job: Job, shard: int, extractor: evaluation.Extractor) -> Callable[[], None]:
+    """Begin to extract the features of a shard's images; what waits for them and keeps them.
+
+    The time they take is that of beginning and of waiting, not what passes beside other work.
+    """
     began = time.monotonic()
-    pixels = torch.from_numpy(job.image_shard(shard)["images"])
-    features = torch.cat([extractor(batch).cpu() for batch in pixels.split(job.batch_size)])
-    seconds = np.array(time.monotonic() - began)
-    arrays = {"features": features.numpy(), "seconds": seconds}
-    job.features(extractor).save(shard, arrays)
+    with beside(job.device):
+        pixels = torch.from_numpy(job.image_shard(shard)["images"]).to(job.device)
+        features = torch.cat([extractor(batch) for batch in pixels.split(job.batch_size)])
+        coming = Coming(features)
+    begun = time.monotonic() - began
+
+    def keep() -> None:
+        began = time.monotonic()
+        (features,) = coming.wait()
+        seconds = np.array(begun + time.monotonic() - began)
+        arrays = {"features": features.numpy(), "seconds": seconds}
+        job.features(extractor).save(shard, arrays)
+
+    return keep
 
 
 def main(path: str) -> None:

@@ -239,6 +239,14 @@ def test_what_only_shows_something_still_does(flags):
     assert done.returncode == 0 and "steps: 50" in done.stdout
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["-c", "job"], ["step=5"], ["solver=plsm"]])
+def test_help_and_a_typo_need_no_torch(arguments):
+    command = [sys.executable, "-X", "importtime", ROOT / "run.py", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if "|" in line}
+    assert "hydra" in imported and "torch" not in imported
+
+
 def test_weights_of_ones_own_are_read_before_anything_is_written(tmp_path):
     """Truncated, or of another architecture."""
     path = tmp_path / "own.safetensors"

@@ -22,7 +22,7 @@ def status(tmp_path, monkeypatch):
 
     def go(happens):
         monkeypatch.setattr(worker, "SHARD", 8)
-        monkeypatch.setattr(worker, "make_features", lambda *_: happens())
+        monkeypatch.setattr(worker, "extract", lambda *_: happens)
         small = ["samples=20", "steps=3", "wandb.mode=disabled", "progress=false", "device=cpu"]
         (cfg,) = config.cells([*small, f"outputs={tmp_path}"])
         with pytest.raises(KeyboardInterrupt):
