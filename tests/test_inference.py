@@ -134,6 +134,18 @@ def test_wide_networks_run_in_channels_last():
         assert tensor.is_contiguous(memory_format=torch.channels_last)
 
 
+@torch.no_grad()
+def test_narrow_networks_do_where_vectors_are_wide(monkeypatch):
+    (x, t), layouts, results = inputs(), [], []
+    for vectors in ("AVX2", "AVX512"):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda v=vectors: v)
+        runner = digits()
+        layouts.append(runner.layout)
+        results.append(runner(runner.state_of(x), t))
+    assert layouts == [torch.contiguous_format, torch.channels_last]
+    assert difference(*results) < 1e-5
+
+
 # Compilation
 
 
