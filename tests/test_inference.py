@@ -167,10 +167,13 @@ import torch, pndm
 from pndm.inference import Runner
 
 x, t = pndm.initial_noise(range(5), (1, 8, 8)), torch.full((5,), 300.0)
-runner = Runner(pndm.models.load("digits_linear"), torch.device("cpu"), compile="max")
+eager, runner = (
+    Runner(pndm.models.load("digits_linear"), torch.device("cpu"), compile=how)
+    for how in ("off", "max")
+)
 with torch.no_grad():
     assert torch.equal(runner(x, t), runner(x, t)) and runner.mode is None
-    assert torch.equal(runner(x, t), pndm.models.load("digits_linear")(x, t))
+    assert torch.equal(runner(x, t), eager(x, t))
 """
 
 
