@@ -14,7 +14,10 @@ _PAPER = (
     *("prediction", "plans", "sampling", "noise"),
 )
 _AROUND = ("flow", "models", "images", "datasets", "classifier", "statistics", "evaluation")
-_RUNS = ("train", "config", "records", "shards", "worker", "processes", "tracking", "experiment")
+_RUNS = (
+    *("inference", "streams", "shards", "worker", "processes", "interrupts", "experiment"),
+    *("config", "records", "tracking", "train", "cost", "demo", "integrations"),
+)
 
 
 def __getattr__(name: str) -> Any:

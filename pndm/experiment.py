@@ -413,8 +413,9 @@ def show(record: dict[str, Any]) -> None:
     fid, seconds = record["fid"], record["seconds"]
     value = f"not computed: {fid.get('reason')}"
     if fid["value"] is not None:
-        value = f"{fid['value']:.3f}" + (f" ± {fid['se']:.3f}" if fid["se"] else "")
-        value += f" ({fid['extractor']} features, {record['samples']} images)"
+        value = f"{fid['value']:.3f} ({fid['extractor']} features, {record['samples']} images)"
+        if fid["se"]:
+            value += f"; without its bias {fid['bias_corrected']:.3f} ± {fid['se']:.3f}"
     table = Table(show_header=False)
     table.add_row("data", f"{record['dataset']}, {record['schedule']}, {record['model']}")
     table.add_row("solver", f"{record['solver']}, {record['steps']} steps, {record['nfe']:g} NFE")

@@ -54,7 +54,7 @@ def integrate(
     if not len(x_T):
         return x_T.clone(), torch.zeros(0, dtype=torch.int64)
     first, last = schedule.node(start), schedule.node(max(end, 0.0))
-    u_first, u_last = math.log(first.alpha_bar), math.log(last.alpha_bar)
+    u_first, u_last = schedule.log_node(first.time), schedule.log_node(last.time)
 
     def evaluate(t: Tensor, x: Tensor) -> Tensor:
         e = denoiser(x.view(x_T.shape).to(x_T.dtype), t)

@@ -111,7 +111,10 @@ def times(grid: Grid, steps: int | None, schedule: Schedule) -> tuple[float, ...
 
     if not isinstance(grid, Iterable):
         raise ValueError(f"grid is {grid!r}, but must be a name or a list of times")
-    nodes = tuple(float(t) for t in grid)
+    try:
+        nodes = tuple(float(t) for t in grid)
+    except (TypeError, ValueError):
+        raise ValueError(f"grid is {grid!r}, but must be a name or a list of times") from None
     if len(nodes) < 2 or any(not t > s for t, s in pairwise(nodes)):
         raise ValueError("a list of times must be strictly descending, with two entries at least")
     if steps is not None and steps != len(nodes) - 1:

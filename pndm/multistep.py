@@ -49,6 +49,16 @@ class Multistep:
                 f"weights={self.weights} halfway={self.halfway}: these must be "
                 f"{', '.join(get_args(Weights))}, and {', '.join(get_args(Halfway))} or none"
             )
+        if self.halfway and (self.weights != "lambda" or self.own == "t"):
+            raise ValueError(
+                f"halfway={self.halfway} is of the weights in λ with the pseudo transfer part, "
+                f"not of weights={self.weights}"
+                + (" with the classical one" if self.own == "t" else "")
+            )
+        if self.lower_order_final not in (None, False, True):
+            raise ValueError(
+                f"lower_order_final is {self.lower_order_final!r}, but must be true, false or none"
+            )
         if not is_whole(self.order) or not 1 <= self.order <= most:
             raise ValueError(f"order is {self.order}, but must be a whole number from 1 to {most}")
 

@@ -119,13 +119,23 @@ def plan(
 
     `prediction` is what the network returns: noise, data or velocity. ValueError for one that
     does not exist, for a grid or a number of steps that does not (see `pndm.grids.times`), for
-    fewer steps than a solver's order, and for `pf`, which chooses its steps as it goes.
+    fewer steps than a solver's order, for what is no solver or schedule, and for `pf`, which
+    chooses its steps as it goes.
     """
+    require(solver, schedule)
     if isinstance(solver, ProbabilityFlow):
         raise ValueError("pf is adaptive and has no plan: pndm.sample and pndm.flow integrate it")
     stands = times(grid, steps, schedule)
     require_order(solver, len(stands) - 1)
     return _compile(solver, schedule, stands, prediction)
+
+
+def require(solver: object, schedule: object) -> None:
+    """ValueError for a name, or anything else, in the place of a solver or a schedule."""
+    if not isinstance(solver, Solver | ProbabilityFlow):
+        raise ValueError(f"solver is {solver!r}, but must be a solver, as pndm.solvers.plms()")
+    if not isinstance(schedule, Schedule):
+        raise ValueError(f"schedule is {schedule!r}, but must be one, as pndm.schedules.linear()")
 
 
 @lru_cache(maxsize=256)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pndm.grids import Grid
-from pndm.plans import Combination, Plan, Row, plan
+from pndm.plans import Combination, Plan, Row, plan, require
 from pndm.prediction import Prediction
 from pndm.schedules import Schedule
 from pndm.solvers import ProbabilityFlow, Solver
@@ -37,12 +37,9 @@ def sample(
     cannot be planned, an x_T of whole numbers, a missing `noise`, and a denoiser or `noise` that
     returns another shape than that of x_T.
     """
-    if not isinstance(solver, Solver | ProbabilityFlow):
-        raise ValueError(f"solver is {solver!r}, but must be a solver, as pndm.solvers.plms()")
-    if not isinstance(schedule, Schedule):
-        raise ValueError(f"schedule is {schedule!r}, but must be one, as pndm.schedules.linear()")
-    if not x_T.is_floating_point():
-        raise ValueError(f"x_T is of {x_T.dtype}, but must be of floating-point numbers")
+    require(solver, schedule)
+    if not isinstance(x_T, Tensor) or not x_T.ndim or not x_T.is_floating_point():
+        raise ValueError(f"x_T must be a floating-point tensor [B, ...], not {kind(x_T)}")
     if isinstance(solver, ProbabilityFlow):
         from pndm import flow
 
@@ -78,7 +75,7 @@ def execute(
         if not isinstance(e, Tensor) or e.shape != x_T.shape:
             raise ValueError(f"evaluation {i} at time {row.time:g}: {told('denoiser', e, x_T)}")
         z = noise(i) if row.noise and noise is not None else None
-        if z is not None and z.shape != x_T.shape:
+        if row.noise and (not isinstance(z, Tensor) or z.shape != x_T.shape):
             raise ValueError(told(f"noise of row {i}", z, x_T))
         base, point = advance(i, row, e.to(x_T.dtype), base, point, kept, z)
         if callback is not None:
@@ -88,8 +85,14 @@ def execute(
 
 def told(what: str, found: object, x: Tensor) -> str:
     """What was returned for x in the place of a tensor of its shape."""
-    kind = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found)}"
-    return f"the {what} returned {kind} for x of shape {tuple(x.shape)}"
+    return f"the {what} returned {kind(found)} for x of shape {tuple(x.shape)}"
+
+
+def kind(found: object) -> str:
+    """What something is, for an error."""
+    if not isinstance(found, Tensor):
+        return f"a {type(found).__name__}"
+    return f"shape {tuple(found.shape)} of {found.dtype}"
 
 
 def advance(

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
+from numbers import Integral
 from typing import Literal, NamedTuple, get_args
 
 Convention = Literal["aligned", "released", "diffusers"]
@@ -82,6 +83,12 @@ class Schedule(ABC):
             return Node(t, self.min_alpha_bar, 0.0)
         return Node(t, alpha_bar, self.dlog_alpha_bar(t))
 
+    def log_node(self, t: float) -> float:
+        """log of a node's ᾱ as the schedule has it: by way of ᾱ it would move by a rounding."""
+        if self.alpha_bar(t) < self.min_alpha_bar:
+            return math.log(self.min_alpha_bar)
+        return self.log_alpha_bar(t)
+
     def check(self, t: float) -> None:
         """Refuse a time at which no ᾱ is defined."""
         if not -1 <= t <= self.timesteps - 1:
@@ -93,8 +100,8 @@ class Table(Schedule):
     """A schedule that training tabulated: log ᾱ[0] … log ᾱ[timesteps−1].
 
     The convention says which entry belongs to the network's time t and where the last step ends:
-    `aligned` ᾱ[t] and ᾱ = 1, as trained; `released` ᾱ[⌊t⌋+1] and ᾱ[0], as the authors' code
-    runs (with ᾱ[T] := ᾱ[T−1]); `diffusers` ᾱ[t] and ᾱ[0].
+    `aligned` ᾱ[t] and ᾱ = 1, as trained; `released` ᾱ[t+1], t without its fraction, and ᾱ[0], as
+    the authors' code runs (with ᾱ[T] := ᾱ[T−1]); `diffusers` ᾱ[t] and ᾱ[0].
     """
 
     table: tuple[float, ...]
@@ -152,10 +159,7 @@ class VP(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.timesteps < 1 or not (0 < self.beta_start < 1 and 0 < self.beta_end < 1):
-            raise ValueError(
-                f"{self.name}: timesteps must be 1 at least, and every β between 0 and 1"
-            )
+        check_betas(self.name, self.timesteps, self.beta_start, self.beta_end)
 
     def log_alpha_bar(self, t: float) -> float:
         self.check(t)
@@ -176,6 +180,15 @@ class VP(Schedule):
         return s * self.timesteps - 1
 
 
+def check_betas(name: str, timesteps: int, *betas: float) -> None:
+    """ValueError for a number of times that is not whole from 1, or a β not between 0 and 1."""
+    if not isinstance(timesteps, Integral) or timesteps < 1:
+        raise ValueError(f"{name}: timesteps is {timesteps}, but must be a whole number from 1")
+    for beta in betas:
+        if not 0 < beta < 1:
+            raise ValueError(f"{name}: every β must lie strictly between 0 and 1, not {beta}")
+
+
 def from_betas(
     name: str,
     betas: Iterable[float],
@@ -187,8 +200,7 @@ def from_betas(
     `min_alpha_bar` is for the aligned convention; the two others are run as their code runs.
     """
     betas = tuple(betas)
-    if not betas or not all(0 < beta < 1 for beta in betas):
-        raise ValueError(f"{name}: every β must lie strictly between 0 and 1, one at least")
+    check_betas(name, len(betas), *betas)
     if convention not in get_args(Convention):
         raise ValueError(f"no convention {convention!r}: use {', '.join(get_args(Convention))}")
     floor = min_alpha_bar if convention == "aligned" else 0.0
@@ -204,6 +216,7 @@ def linear(
     min_alpha_bar: float = MIN_ALPHA_BAR,
 ) -> Table:
     """β evenly spaced from beta_start to beta_end (Ho et al. 2020)."""
+    check_betas("linear", timesteps, beta_start, beta_end)
     betas = linspace(beta_start, beta_end, timesteps)
     return from_betas("linear", betas, convention, min_alpha_bar)
 
@@ -217,6 +230,7 @@ def quad(
     name: str = "quad",
 ) -> Table:
     """√β evenly spaced from √beta_start to √beta_end (the DDPM code's "quad")."""
+    check_betas(name, timesteps, beta_start, beta_end)
     roots = linspace(math.sqrt(beta_start), math.sqrt(beta_end), timesteps)
     return from_betas(name, (root**2 for root in roots), convention, min_alpha_bar)
 
@@ -234,6 +248,7 @@ def cosine(
 
     Source: Nichol & Dhariwal 2021, eq. 17.
     """
+    check_betas("cosine", timesteps)
 
     def f(s: float) -> float:
         return math.cos((s + 0.008) / 1.008 * math.pi / 2) ** 2

@@ -3,12 +3,14 @@
 FON and F-PNDM, which the paper's central comparison sets against each other, differ in one field.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from pndm.clocks import Clock
 from pndm.gradient import AB2, AB4, EULER, IMPROVED_EULER, RK4, RK4_RHO, Gradient
+from pndm.grids import is_whole
 from pndm.multistep import Halfway, Multistep, Weights
 from pndm.transfer import Ancestral, Classical, Data, Pseudo, ReleasedClassical, Transfer
 
@@ -44,7 +46,11 @@ class Solver:
         """Evaluations of the network in `steps` steps of a named grid.
 
         Their last step goes below time 0, where no network was trained, and so takes one.
+        ValueError for fewer steps than 1, or than a given order.
         """
+        if not is_whole(steps) or steps < 1:
+            raise ValueError(f"steps is {steps}, but must be a whole number from 1")
+        require_order(self, steps)
         return sum(self.part(step).stages for step in range(steps - 1)) + 1
 
 
@@ -57,10 +63,10 @@ class ProbabilityFlow:
     atol: float = 1e-5
 
     def __post_init__(self) -> None:
-        if not (self.rtol >= 0 and self.atol >= 0 and self.rtol + self.atol > 0):
+        if not (self.rtol >= 0 and self.atol >= 0 and 0 < self.rtol + self.atol < math.inf):
             raise ValueError(
                 f"rtol is {self.rtol} and atol {self.atol}, but one at least must be positive "
-                "and none negative: 1e-5 is the paper's"
+                "and none negative or infinite: 1e-5 is the paper's"
             )
 
     def nfe(self, steps: int) -> None:

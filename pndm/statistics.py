@@ -57,6 +57,8 @@ class Statistics:
             raise ValueError(f"features must be [N, D] with N ≥ 1, not {list(features.shape)}")
         # all of it by NumPy: torch's threads would still be spinning while the product runs, of
         # which NumPy, seeing one matrix on both sides, makes half
+        if features.dtype == torch.bfloat16:  # which NumPy has not
+            features = features.float()
         rows = features.detach().cpu().numpy().astype(np.float64)
         mean = rows.mean(axis=0)
         rows -= mean
@@ -114,7 +116,10 @@ class Statistics:
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray]) -> "Statistics":
-        """The inverse of `arrays`."""
+        """The inverse of `arrays`; ValueError where one is missing."""
+        missing = {"n", "mean", "scatter"} - set(arrays)
+        if missing:
+            raise ValueError(f"these are no statistics: {', '.join(sorted(missing))} missing")
         mean, scatter = (torch.tensor(arrays[k], dtype=torch.float64) for k in ("mean", "scatter"))
         return cls(int(arrays["n"]), mean, scatter)
 
@@ -132,7 +137,8 @@ def _gathered(parts: Iterable[Tensor]) -> Iterator[Tensor]:
     """The same rows, in tensors of at least CHUNK rows but for the last one."""
     waiting: list[Tensor] = []
     for part in parts:
-        waiting.append(part)
+        if len(part):
+            waiting.append(part)
         if sum(map(len, waiting)) >= CHUNK:
             yield torch.cat(waiting)
             waiting = []
@@ -172,7 +178,9 @@ def blocks(features: Tensor) -> list[Statistics]:
 
 
 def total(parts: Sequence[Statistics]) -> Statistics:
-    """The statistics of all parts together."""
+    """The statistics of all parts together; ValueError where there are none."""
+    if not parts:
+        raise ValueError("there are no statistics to add up")
     whole = parts[0]
     for part in parts[1:]:
         whole = whole + part
@@ -190,6 +198,8 @@ def frechet_to(b: Moments) -> Callable[[Moments], float]:
         factor = vectors * values.clamp(min=0).sqrt()
 
     def distance(a: Moments) -> float:
+        if len(a.mean) != len(b.mean):
+            raise ValueError(f"features of {len(a.mean)} and {len(b.mean)} numbers differ")
         product = factor.T @ _checked(a) @ factor
         eigenvalues = torch.linalg.eigvalsh((product + product.T) / 2).clamp(min=0)
         traces = a.covariance.trace() + b.covariance.trace()
@@ -232,7 +242,7 @@ def jackknife(statistic: Callable[..., float], *samples: Sequence[Statistics]) -
     several samples must come from the same seeds: a comparison is as sharp as they are alike.
     """
     if {len(parts) for parts in samples} != {BLOCKS}:
-        counts = ", ".join(str(len(parts)) for parts in samples)
+        counts = ", ".join(str(len(parts)) for parts in samples) or "none"
         raise ValueError(f"a jackknife takes {BLOCKS} blocks, not {counts}")
     if len({tuple(part.n for part in parts) for parts in samples}) != 1:
         raise ValueError("samples can be paired only where their blocks are of the same sizes")
@@ -262,7 +272,10 @@ def difference(a: Sequence[Statistics], b: Sequence[Statistics], reference: Mome
 
 def extrapolate(generator: Sequence[Statistics], reference: Moments) -> float:
     """The distance at n → ∞: the intercept of a line in 1/n through the distances of the first
-    half of the blocks, of one block more, … of all (Chong & Forsyth 2020)."""
+    half of the blocks, of one block more, … of all (Chong & Forsyth 2020). ValueError for fewer
+    than two blocks."""
+    if len(generator) < 2:
+        raise ValueError(f"an extrapolation takes two blocks at least, not {len(generator)}")
     to, whole = frechet_to(reference), total(generator[: len(generator) // 2])
     points = [(1 / whole.n, to(whole))]
     for part in generator[len(generator) // 2 :]:

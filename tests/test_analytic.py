@@ -131,3 +131,20 @@ def test_far_from_all_components_is_finite():
         1e4 * normal(3, 3), torch.zeros(3, dtype=F64)
     )
     assert e.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("t", [0.0, 20.0, 999.0])
+def test_every_dtype_is_answered_as_well_as_it_can_say(dtype, t):
+    """1−ᾱ is 1e-4 at t = 0: nothing to ᾱ in half precision, and four digits of it in single."""
+    schedule = make("linear")
+    two = torch.tensor([[0.5, -0.5], [1.0, 0.0]])
+    denoisers = (
+        Point(schedule, two[0]),
+        Gaussian(schedule, two[0], torch.tensor([[1.0, 0.25], [0.25, 0.5]])),
+        Mixture(schedule, two, torch.tensor([0.5, 0.25]), torch.tensor([1.0, 3.0])),
+    )
+    x, times = normal(5, 2).to(dtype), torch.full((5,), t)
+    for denoiser in denoisers:
+        exact = denoiser(x.double(), times)
+        torch.testing.assert_close(denoiser(x, times), exact.to(dtype), rtol=0, atol=0)

@@ -329,3 +329,20 @@ def test_the_command_line_names_the_cure(words, cure, home):
         evaluation.main(words)
     assert cure in str(caught.value) and "\n" not in str(caught.value)
     assert not home.exists()
+
+
+def test_features_that_fill_fewer_dimensions_have_a_distance():
+    """Ten directions of 64; a hundred images again and again; features that are never on."""
+    numbers = np.random.default_rng(0)
+    spread, few = numbers.standard_normal((10, 64)), numbers.standard_normal((100, 64))
+    dead = np.arange(64) < 50
+
+    def pairs():
+        yield [numbers.standard_normal((5000, 10)) @ spread for _ in range(2)]
+        yield [few[numbers.integers(0, 100, 5000)] for _ in range(2)]
+        yield [numbers.standard_normal((5000, 64)) * dead for _ in range(2)]
+
+    for pair in pairs():
+        a, b = (Statistics.of(torch.from_numpy(x)) for x in pair)
+        ours = statistics.frechet_distance(a, b)
+        assert evaluation.checked_distance(a, b) == pytest.approx(ours, abs=1e-3)

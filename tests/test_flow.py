@@ -176,3 +176,16 @@ def test_an_answer_of_the_wrong_shape_is_refused(shape):
 def test_bad_grids_are_refused(grid):
     with pytest.raises(ValueError):
         flow.integrate(mlp(size=2), normal(2, 2), pf(), make("vp"), grid)
+
+
+@pytest.mark.parametrize("timesteps", [2, 10, 50, 1000])
+@pytest.mark.parametrize("convention", ["aligned", "released", "diffusers"])
+@pytest.mark.parametrize("name", ["linear", "quad", "scaled_linear", "cosine"])
+def test_the_ends_of_every_table_are_met(name, convention, timesteps):
+    """They are the table's own numbers, which exp and log would move by a rounding."""
+    schedule = SCHEDULES[name](timesteps=timesteps, convention=convention)
+    gaussian = Gaussian(schedule, torch.zeros(3), 0.5)
+    for dtype in (torch.float32, torch.float64):
+        x = normal(2, 3).to(dtype)
+        found = pndm.sample(gaussian, x, solver=pf(), schedule=schedule)
+        assert found.dtype == dtype and found.isfinite().all()

@@ -178,3 +178,9 @@ def test_numbers_and_lists_of_other_libraries():
 def test_the_released_convention_refuses_clocks(grid, steps):
     with pytest.raises(ValueError, match="convention=aligned"):
         times(grid, steps, make("linear", "released"))
+
+
+@pytest.mark.parametrize("grid", [[None, 1], [[1], [0]], np.array(5.0), ["a", "b"]])
+def test_what_is_no_list_of_times_is_refused(grid):
+    with pytest.raises(ValueError, match="a name or a list of times"):
+        times(grid, None, make("linear"))

@@ -16,8 +16,12 @@ from diffusers import (
     EDMEulerScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    IPNDMScheduler,
+    LCMScheduler,
     PNDMScheduler,
     StableDiffusionPipeline,
+    UnCLIPScheduler,
     UNet2DConditionModel,
     UNet2DModel,
 )
@@ -163,7 +167,62 @@ def test_settings_of_others_mean_what_they_mean_there():
 
 
 @pytest.mark.parametrize(
-    "kind", [FlowMatchEulerDiscreteScheduler, EDMEulerScheduler, CogVideoXDDIMScheduler]
+    "kind",
+    [
+        *(PNDMScheduler, DDIMScheduler, DDPMScheduler, LCMScheduler, UnCLIPScheduler),
+        *(EulerDiscreteScheduler, HeunDiscreteScheduler, DPMSolverMultistepScheduler),
+    ],
+)
+def test_the_defaults_of_others_are_taken_over_too(kind):
+    theirs = kind()
+    ours = PlanScheduler.from_config(theirs.config)
+    torch.testing.assert_close(ours.alphas_cumprod, theirs.alphas_cumprod)
+    for name in ("set_alpha_to_one", "timestep_spacing", "steps_offset"):
+        assert ours.config[name] == theirs.config.get(name, ours.config[name])
+
+
+def test_the_noise_grids_of_others_are_ours():
+    for switch, grid in (("use_karras_sigmas", "karras"), ("use_lu_lambdas", "uniform_lambda")):
+        theirs = DPMSolverMultistepScheduler(**{switch: True})
+        assert PlanScheduler.from_config(theirs.config).config.grid == grid
+        assert PlanScheduler.from_config(theirs.config, grid="trailing").config.grid == "trailing"
+    with pytest.raises(ValueError, match="use_beta_sigmas"):
+        PlanScheduler.from_config({"use_beta_sigmas": True})
+    with pytest.raises(ValueError, match="clips at ±1"):
+        PlanScheduler.from_config(DDPMScheduler(clip_sample_range=2.0).config, solver="ddpm")
+
+
+@pytest.mark.parametrize("beta_schedule", ["linear", "scaled_linear", "squaredcos_cap_v2"])
+def test_without_signal_at_the_end_on_every_schedule(beta_schedule):
+    theirs = DDIMScheduler(beta_schedule=beta_schedule, rescale_betas_zero_snr=True)
+    ours = PlanScheduler.from_config(theirs.config)
+    torch.testing.assert_close(ours.alphas_cumprod, theirs.alphas_cumprod, rtol=1e-4, atol=1e-6)
+    assert ours.alphas_cumprod[-1] > 0
+    with pytest.raises(ValueError, match="2 at least"):
+        PlanScheduler(num_train_timesteps=1, rescale_betas_zero_snr=True)
+
+
+def test_without_a_floor_the_first_step_is_theirs():
+    theirs = DDIMScheduler(
+        beta_schedule="squaredcos_cap_v2", clip_sample=False, timestep_spacing="trailing"
+    )
+    found = []
+    for scheduler in (
+        theirs,
+        PlanScheduler.from_config(theirs.config, solver="ddim", min_alpha_bar=0.0),
+    ):
+        scheduler.set_timesteps(10)
+        e, x = torch.zeros(1, 1), torch.ones(1, 1)
+        found.append(scheduler.step(e, scheduler.timesteps[0], x).prev_sample)
+    torch.testing.assert_close(*found, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(FlowMatchEulerDiscreteScheduler, EDMEulerScheduler, CogVideoXDDIMScheduler),
+        IPNDMScheduler,
+    ],
 )
 def test_other_processes_are_not_taken_over(kind, unet):
     with pytest.raises(ValueError, match="cannot be taken over"):
@@ -366,6 +425,7 @@ def test_stable_diffusion(stable, solver, kind):
         ({"solver": "ddpm", "variance_type": "learned_range"}, "use fixed_small"),
         ({"thresholding": True}, "pass thresholding=False"),
         ({"trained_betas": [0.1, 0.2]}, "trained_betas are 2"),
+        ({"steps_offset": -1}, "steps_offset is -1"),
     ],
 )
 def test_what_does_not_exist_is_one_line(settings, said):
@@ -391,6 +451,14 @@ def test_misuse_is_one_line(unet):
     with pytest.raises(ValueError, match="use pil, np or pt"):
         PNDMPipeline(unet=unet, scheduler=PlanScheduler())(output_type="png")
     scheduler = PlanScheduler(solver="ddim")
+    with pytest.raises(ValueError, match="begin_index is -1"):
+        scheduler.set_begin_index(-1)
+    scheduler.set_timesteps(5)
+    scheduler.set_begin_index(5)
+    with pytest.raises(ValueError, match="there are 5 evaluations"):
+        scheduler.step(torch.zeros(1, 2), 0, torch.zeros(1, 2))
+    with pytest.raises(ValueError, match="a learned variance must be cut off"):
+        scheduler.step(torch.zeros(1, 4), 0, torch.zeros(1, 2))
     scheduler.set_timesteps(1, device="cpu")
     scheduler.step(torch.zeros(1), scheduler.timesteps[0], torch.zeros(1))
     with pytest.raises(ValueError, match="all 1 evaluations"):

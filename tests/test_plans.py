@@ -277,3 +277,15 @@ def test_pf_has_no_plan():
 def test_bad_steps(steps):
     with pytest.raises(ValueError, match="from 1 to 1000"):
         pndm.plan(SOLVERS["ddim"](), make("linear"), steps)
+
+
+def test_names_are_no_solvers_and_no_schedules():
+    schedule, plms = make("linear"), SOLVERS["plms"]
+    for arguments in (("plms", schedule), (plms, schedule), (plms(), "linear")):
+        with pytest.raises(ValueError, match="but must be"):
+            pndm.plan(*arguments, 10)
+    for steps in (0, -3, 1.5):
+        with pytest.raises(ValueError, match="whole number from 1"):
+            plms().nfe(steps)
+    with pytest.raises(ValueError, match="order 3 needs as many steps"):
+        SOLVERS["unipc"](order=3).nfe(2)

@@ -183,3 +183,17 @@ def test_bad_parameters_are_refused_in_one_line(bad):
     with pytest.raises(ValueError) as error:
         bad()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("timesteps", [0, -1, 10.5])
+def test_a_number_of_times_is_whole(name, timesteps):
+    with pytest.raises(ValueError, match="must be a whole number from 1"):
+        SCHEDULES[name](timesteps=timesteps)
+
+
+@pytest.mark.parametrize("name", ["linear", "quad", "scaled_linear", "vp"])
+def test_ends_of_beta_are_refused_by_value(name):
+    for ends in ({"beta_start": -1.0}, {"beta_end": 1.0}):
+        with pytest.raises(ValueError, match="strictly between 0 and 1, not"):
+            SCHEDULES[name](**ends)

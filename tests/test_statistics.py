@@ -216,3 +216,26 @@ def test_coverage_in_a_few_simulations():
 def test_coverage():
     single, paired = coverage(1000, d=16, n=600, seed=0)
     assert single >= 0.90 and paired >= 0.93
+
+
+def test_empty_parts_and_any_floating_type_are_read():
+    features = torch.randn(statistics.CHUNK, 4)
+    for part in (features, features[:10]):
+        found = Statistics.stream([torch.empty(0, 4), part, torch.empty(0, 4)])
+        assert found.n == len(part)
+    rough = features[:100].bfloat16()
+    torch.testing.assert_close(Statistics.of(rough).mean, rough.double().mean(0))
+
+
+def test_nothing_to_reckon_with_is_one_line(tmp_path):
+    small, large = (Statistics.of(torch.randn(9, d)) for d in (2, 3))
+    np.savez(tmp_path / "other.npz", x=np.zeros(3))
+    for call, said in (
+        (lambda: statistics.total([]), "no statistics to add up"),
+        (lambda: statistics.extrapolate([small], small), "two blocks at least"),
+        (lambda: statistics.jackknife(lambda: 0.0), "not none"),
+        (lambda: statistics.frechet_distance(small, large), "2 and 3 numbers differ"),
+        (lambda: Statistics.load(tmp_path / "other.npz"), "mean, n, scatter missing"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            call()

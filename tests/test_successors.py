@@ -593,3 +593,13 @@ def test_an_order_above_the_steps_is_refused():
 def test_an_unknown_prediction_is_refused():
     with pytest.raises(ValueError, match="use noise, data, velocity"):
         pndm.plan(deis(), make("linear"), 3, prediction="v")
+
+
+@pytest.mark.parametrize("how", [{"weights": "t"}, {"weights": "rho"}, {}])
+def test_halfway_is_of_weights_in_lambda_alone(how):
+    with pytest.raises(ValueError, match="halfway=bh1 is of the weights in λ"):
+        solvers.multistep(order=2, halfway="bh1", **how)
+    with pytest.raises(ValueError, match="with the classical one"):
+        solvers.multistep(order=2, halfway="bh1", weights="lambda", transfer="classical")
+    with pytest.raises(ValueError, match="lower_order_final is 'x'"):
+        solvers.multistep(order=2, lower_order_final="x")

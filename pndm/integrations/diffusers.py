@@ -24,7 +24,7 @@ from pndm import grids, schedules
 from pndm.plans import Plan, plan
 from pndm.prediction import Prediction
 from pndm.sampling import advance
-from pndm.schedules import Convention, Schedule
+from pndm.schedules import MIN_ALPHA_BAR, Convention, Schedule
 from pndm.solvers import SOLVERS, Solver
 
 PREDICTIONS: dict[str, Prediction] = {
@@ -40,6 +40,19 @@ VARIANCES = {"fixed_small": "small", "fixed_small_log": "small", "fixed_large": 
 OTHER_PROCESSES = ("shift", "sigma_data", "snr", "s_churn", "snr_shift_scale", "use_flow_sigmas")
 """Settings that only schedulers of other processes have: flows, exploding variances, shifts."""
 
+DEFAULTS = "_use_default_values"
+"""Entry of a config that names settings which diffusers replaces by defaults of the new class."""
+
+BETAS = ("beta_schedule", "trained_betas")
+"""Settings of which one must be given by schedulers of this process."""
+
+CLOCKS = {
+    "use_karras_sigmas": "karras",
+    "use_exponential_sigmas": "uniform_lambda",
+    "use_lu_lambdas": "uniform_lambda",
+}
+"""diffusers' switches that mean a grid."""
+
 NOTHING = 2.0**-24
 """ᾱ of the last time where no signal is to be left: above 0 in half precision, too."""
 
@@ -47,11 +60,13 @@ NOTHING = 2.0**-24
 class PlanScheduler(SchedulerMixin, ConfigMixin):
     """A solver by name (with `solver_options`) on a grid, in the place of any other scheduler.
 
-    All settings but the last three are those of diffusers' schedulers and mean what they mean
+    All settings but the last four are those of diffusers' schedulers and mean what they mean
     there: `set_alpha_to_one` ends at ᾱ = 1 (our `aligned` convention) instead of ᾱ[0]
     (`diffusers`), `steps_offset` shifts the leading grid as far as it goes, and `clip_sample` and
     `variance_type`, if given, are `ddpm`'s. `grid` is the grid's name where it is not given by
-    `timestep_spacing`. ValueError for what does not exist.
+    `timestep_spacing`. Where a plan ends at ᾱ = 1, its ᾱ is floored at `min_alpha_bar` (see
+    `pndm.schedules`), which diffusers does not do: 0 switches it off. ValueError for what does
+    not exist.
     """
 
     _compatibles = [kind.name for kind in KarrasDiffusionSchedulers] + ["DDPMScheduler"]
@@ -77,6 +92,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         solver: str = "plms",
         solver_options: dict[str, Any] | None = None,
         grid: str | None = None,
+        min_alpha_bar: float = MIN_ALPHA_BAR,
     ) -> None:
         if prediction_type not in PREDICTIONS:
             raise ValueError(
@@ -88,6 +104,8 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         if thresholding:
             raise ValueError("thresholding by quantiles is not here: pass thresholding=False")
         grids.named(grid or timestep_spacing)
+        if not grids.is_whole(steps_offset) or steps_offset < 0:
+            raise ValueError(f"steps_offset is {steps_offset}, but must be a whole number from 0")
         options = dict(solver_options or {})
         if solver == "ddpm":
             options = {**ancestral(clip_sample, variance_type), **options}
@@ -97,7 +115,12 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
             trained_betas = [float(beta) for beta in trained_betas]
             self.register_to_config(trained_betas=trained_betas)  # as JSON can hold them
         self.schedule = trained_schedule(
-            num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, convention
+            num_train_timesteps,
+            beta_start,
+            beta_end,
+            beta_schedule,
+            trained_betas,
+            {"convention": convention, "min_alpha_bar": min_alpha_bar},
         )
         if rescale_betas_zero_snr:
             self.schedule = without_signal(self.schedule)
@@ -117,13 +140,27 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
 
         ValueError where it is of a process that is not the variance-preserving one of a ᾱ table.
         """
-        found = {**(config if isinstance(config, Mapping) else {}), **settings}
+        if not isinstance(config, Mapping):
+            return super().from_config(config, *arguments, **settings)
+        found = {**config, **settings}
         other = [name for name in OTHER_PROCESSES if found.get(name) not in (None, False)]
+        whole = not found.keys().isdisjoint(("_class_name", DEFAULTS))
+        if whole and not any(found.get(name) for name in BETAS):
+            other.append(f"neither {' nor '.join(BETAS)}")
         if other:
             raise ValueError(
                 f"a scheduler with {', '.join(other)} is of another process than x = √ᾱ·x_0 + "
                 "√(1−ᾱ)·e with a table of ᾱ: it cannot be taken over"
             )
+        if found.get("use_beta_sigmas"):
+            raise ValueError("use_beta_sigmas is a grid that is not here: pass grid= and False")
+        clips = found.get("solver") == "ddpm" and found.get("clip_sample") is not False
+        if clips and found.get("clip_sample_range") not in (None, 1.0):
+            raise ValueError("ddpm clips at ±1: pass clip_sample_range=1 or clip_sample=False")
+        for name, grid in CLOCKS.items():
+            if found.get(name):
+                settings = {"grid": grid, **settings}
+        config = {name: value for name, value in config.items() if name != DEFAULTS}
         return super().from_config(config, *arguments, **settings)
 
     def __len__(self) -> int:
@@ -153,7 +190,9 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         self._begin, self._row = None, -1
 
     def set_begin_index(self, begin_index: int = 0) -> None:
-        """Begin at a later evaluation, as image-to-image pipelines do."""
+        """Begin at a later evaluation, as image-to-image pipelines do; ValueError below 0."""
+        if not grids.is_whole(begin_index) or begin_index < 0:
+            raise ValueError(f"begin_index is {begin_index}, but must be a whole number from 0")
         self._begin = begin_index
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
@@ -168,9 +207,17 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         generator: torch.Generator | list[torch.Generator] | None = None,
         return_dict: bool = True,
     ) -> SchedulerOutput | tuple[Tensor]:
-        """One row of the plan: from an evaluation at `sample` to the point of the next one."""
+        """One row of the plan: from an evaluation at `sample` to the point of the next one.
+
+        ValueError for an output of another shape, before `set_timesteps`, and after the last row.
+        """
         if self.plan is None:
             raise ValueError("call set_timesteps before step")
+        if model_output.shape != sample.shape:
+            raise ValueError(
+                f"the model_output is of shape {tuple(model_output.shape)} for a sample of "
+                f"{tuple(sample.shape)}: a learned variance must be cut off"
+            )
         if self._row < 0:
             self._start(float(timestep))
         if self._row == self.plan.nfe:
@@ -222,6 +269,8 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         begin = self._begin if self._begin is not None else _first(times, time)
         if begin == 0:
             return
+        if begin >= len(times):
+            raise ValueError(f"begin_index is {begin}, but there are {len(times)} evaluations")
         node = self.plan.rows[begin - 1].ends
         if node is not None:
             rest = self._compile([stand.time for stand in self.plan.nodes[node:]])
@@ -258,14 +307,18 @@ def ancestral(clip_sample: bool | None, variance_type: str | None) -> dict[str, 
 
 
 def without_signal(schedule: Schedule) -> Schedule:
-    """√ᾱ shifted and scaled so that nothing is left of the signal at the last time (2⁻²⁴ of ᾱ).
+    """√ᾱ shifted and scaled so that nothing is left of the signal at the last time.
 
-    Source: Lin et al. 2024, algorithm 1; no floor of ᾱ, as networks so trained predict a velocity.
+    There ᾱ is 2⁻²⁴, or half of the ᾱ before it where that is less. Source: Lin et al. 2024,
+    algorithm 1; no floor of ᾱ, as networks so trained predict a velocity.
     """
+    if schedule.timesteps < 2:
+        raise ValueError("rescale_betas_zero_snr needs num_train_timesteps of 2 at least")
     signal = [math.sqrt(schedule.alpha_bar(t)) for t in range(schedule.timesteps)]
     scale = signal[0] / (signal[0] - signal[-1])
     alphas = [((root - signal[-1]) * scale) ** 2 for root in signal[:-1]]
-    betas = (1 - now / before for before, now in pairwise([1.0, *alphas, NOTHING]))
+    alphas.append(min(NOTHING, alphas[-1] / 2))
+    betas = (1 - now / before for before, now in pairwise([1.0, *alphas]))
     return schedules.from_betas(f"{schedule.name}_zero_snr", betas, schedule.convention, 0.0)
 
 
@@ -280,23 +333,26 @@ def trained_schedule(
     beta_end: float,
     beta_schedule: str,
     trained_betas: Sequence[float] | None,
-    convention: Convention,
+    how: dict[str, Any],
 ) -> Schedule:
-    """The schedule that diffusers' settings describe; ValueError for one that we have not."""
+    """The schedule that diffusers' settings describe; ValueError for one that we have not.
+
+    `how` has its convention and its floor of ᾱ.
+    """
     if trained_betas is not None:
         if len(trained_betas) != timesteps:
             raise ValueError(
                 f"num_train_timesteps={timesteps}, but trained_betas are {len(trained_betas)}"
             )
-        return schedules.from_betas("trained", trained_betas, convention)
+        return schedules.from_betas("trained", trained_betas, **how)
     ends: dict[str, Any] = {"beta_start": beta_start, "beta_end": beta_end}
     match beta_schedule:
         case "linear":
-            return schedules.linear(timesteps, convention=convention, **ends)
+            return schedules.linear(timesteps, **ends, **how)
         case "scaled_linear":
-            return schedules.scaled_linear(timesteps, convention=convention, **ends)
+            return schedules.scaled_linear(timesteps, **ends, **how)
         case "squaredcos_cap_v2":
-            return schedules.cosine(timesteps, convention)
+            return schedules.cosine(timesteps, **how)
     raise ValueError(
         f"beta_schedule={beta_schedule} does not exist: use linear, scaled_linear, "
         "squaredcos_cap_v2, or give trained_betas"

@@ -1,7 +1,8 @@
 """Denoisers that are known exactly: where a number can be wrong, these say what is right.
 
 Each is called as a network is, (x [B, ...], t [B]) -> e [B, ...], for x_t = √ᾱ·x_0 + √(1−ᾱ)·e
-with x_0 from a known distribution; e(x, t) = E[e | x_t = x], the optimum of training.
+with x_0 from a known distribution; e(x, t) = E[e | x_t = x], the optimum of training. They reckon
+in float64 and answer in the dtype of x: where ᾱ is near 1, 1−ᾱ is nothing in half precision.
 """
 
 import math
@@ -14,8 +15,14 @@ from pndm.schedules import Schedule
 
 
 def _alpha_bar(schedule: Schedule, x: Tensor, t: Tensor) -> Tensor:
-    """ᾱ at each of the times t [B], floored as plans floor it, [B, 1] for x flattened."""
-    return x.new_tensor([schedule.node(s).alpha_bar for s in t.tolist()])[:, None]
+    """ᾱ at each of the times t [B], floored as plans floor it, [B, 1] float64."""
+    found = [schedule.node(s).alpha_bar for s in t.tolist()]
+    return torch.tensor(found, dtype=torch.float64, device=x.device)[:, None]
+
+
+def _flat(x: Tensor) -> Tensor:
+    """x [B, ...] as [B, D] float64."""
+    return x.flatten(1).double()
 
 
 @dataclass(frozen=True)
@@ -26,9 +33,10 @@ class Point:
     point: Tensor
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        flat = x.flatten(1)
+        flat = _flat(x)
         a = _alpha_bar(self.schedule, x, t)
-        return ((flat - a.sqrt() * self.point.to(x).flatten()) / (1 - a).sqrt()).view_as(x)
+        noise = (flat - a.sqrt() * self.point.to(flat).flatten()) / (1 - a).sqrt()
+        return noise.view(x.shape).to(x.dtype)
 
 
 @dataclass(frozen=True)
@@ -43,30 +51,33 @@ class Gaussian:
     covariance: Tensor | float
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        flat = x.flatten(1)
-        values, vectors = self._spectrum(x)
+        flat = _flat(x)
+        values, vectors = self._spectrum(flat)
         a = _alpha_bar(self.schedule, x, t)
-        centred = (flat - a.sqrt() * self.mean.to(x).flatten()) @ vectors
-        return ((1 - a).sqrt() * centred / (a * values + 1 - a) @ vectors.T).view_as(x)
+        centred = (flat - a.sqrt() * self.mean.to(flat).flatten()) @ vectors
+        noise = (1 - a).sqrt() * centred / (a * values + 1 - a) @ vectors.T
+        return noise.view(x.shape).to(x.dtype)
 
     def exact(self, x: Tensor, t: float, s: float) -> Tensor:
         """The ODE's own solution from time t to s, x [B, ...]: each eigendirection scales.
 
         x_s − √ᾱ_sμ = V·√((ᾱ_sΛ + 1−ᾱ_s)/(ᾱ_tΛ + 1−ᾱ_t))·Vᵀ·(x_t − √ᾱ_tμ).
         """
-        values, vectors = self._spectrum(x)
+        flat = _flat(x)
+        values, vectors = self._spectrum(flat)
         a, b = self.schedule.node(t).alpha_bar, self.schedule.node(s).alpha_bar
         scale = ((b * values + 1 - b) / (a * values + 1 - a)).sqrt()
-        mean = self.mean.to(x).flatten()
-        centred = (x.flatten(1) - math.sqrt(a) * mean) @ vectors
-        return (math.sqrt(b) * mean + centred * scale @ vectors.T).view_as(x)
+        mean = self.mean.to(flat).flatten()
+        centred = (flat - math.sqrt(a) * mean) @ vectors
+        there = math.sqrt(b) * mean + centred * scale @ vectors.T
+        return there.view(x.shape).to(x.dtype)
 
-    def _spectrum(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        size = x[0].numel()
+    def _spectrum(self, flat: Tensor) -> tuple[Tensor, Tensor]:
         if isinstance(self.covariance, Tensor):
-            return tuple(torch.linalg.eigh(self.covariance.to(x)))  # type: ignore[return-value]
-        eye = torch.eye(size, dtype=x.dtype, device=x.device)
-        return x.new_full((size,), float(self.covariance)), eye
+            return tuple(torch.linalg.eigh(self.covariance.to(flat)))  # type: ignore[return-value]
+        size = flat.shape[1]
+        eye = torch.eye(size, dtype=flat.dtype, device=flat.device)
+        return flat.new_full((size,), float(self.covariance)), eye
 
 
 @dataclass(frozen=True)
@@ -82,13 +93,13 @@ class Mixture:
     weights: Tensor
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        flat = x.flatten(1)
+        flat = _flat(x)
         a = _alpha_bar(self.schedule, x, t)[:, :, None]
-        total = a[:, 0] * self.variances.to(x) + 1 - a[:, 0]  # [B, K], of x_t in component k
-        centred = flat[:, None] - a.sqrt() * self.means.to(x)  # [B, K, D]
+        total = a[:, 0] * self.variances.to(flat) + 1 - a[:, 0]  # [B, K], of x_t in component k
+        centred = flat[:, None] - a.sqrt() * self.means.to(flat)  # [B, K, D]
         log_likelihood = -0.5 * (
             centred.square().sum(2) / total + flat.shape[1] * torch.log(total)
         )
-        posterior = (log_likelihood + self.weights.to(x).log()).softmax(1)
+        posterior = (log_likelihood + self.weights.to(flat).log()).softmax(1)
         scaled = centred * (posterior / total)[:, :, None]
-        return ((1 - a[:, 0]).sqrt() * scaled.sum(1)).view_as(x)
+        return ((1 - a[:, 0]).sqrt() * scaled.sum(1)).view(x.shape).to(x.dtype)
