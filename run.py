@@ -73,6 +73,8 @@ def main() -> None:
         config.require_weights(runs)
         for outputs in {run.outputs for run in runs}:
             Path(outputs).mkdir(parents=True, exist_ok=True)
+            if len(runs) > 1 and not os.access(outputs, os.W_OK):
+                raise config.ConfigError(f"outputs={outputs} cannot be written to")
         if "CUDA_VISIBLE_DEVICES" in os.environ:
             os.environ[CARDS] = os.environ["CUDA_VISIBLE_DEVICES"]
         if len(runs) > 1:

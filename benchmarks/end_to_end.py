@@ -82,9 +82,7 @@ def measure(
         for size in batches[which]:
             runner = Runner(network, device, precision, compile)
             arch = runner.arch
-            noise = pndm.initial_noise(
-                range(size), (arch.in_channels, arch.image_size, arch.image_size)
-            )
+            noise = pndm.initial_noise(range(size), arch.image)
 
             starts = runner.state_of(noise), noise.to(device)
 

@@ -42,7 +42,7 @@ def measure(device: torch.device, pairs: int) -> Iterator[Row]:
         for size in batches[MIDDLE]:
             runner = Runner(UNet(ARCHITECTURES[architecture]).eval(), device)
             arch = runner.arch
-            x = torch.randn(size, arch.in_channels, arch.image_size, arch.image_size)
+            x = torch.randn(size, *arch.image)
             x, t = runner.state_of(x), torch.zeros(1, device=device).expand(size)
             runner(x, t)
             activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * card]

@@ -27,12 +27,12 @@ RATE = 50e12
 """FLOP/s of a graphics card in single precision with TF32, about a third of an A100's peak."""
 
 
-def plan(dataset: str, seeds: Sequence[int]) -> pd.DataFrame:
+def plan(dataset: str, schedules: Sequence[str], seeds: Sequence[int]) -> pd.DataFrame:
     """Cells, evaluations of the network and expected GPU hours, by schedule and method."""
     (cfg,) = config.cells([f"dataset={dataset}"])
     samples = fid_by_steps.ALL_DIGITS if dataset == "digits" else cfg.samples
     rows = []
-    for cell in fid_by_steps.cells(tables.schedules(dataset), seeds):
+    for cell in fid_by_steps.cells(schedules, seeds):
         nfe = config.solver({"name": cell.solver}).nfe(cell.steps) or PF_NFE
         each = flops(cfg.dataset.models[cell.schedule])
         hours = nfe * samples * each / RATE / 3600
@@ -101,15 +101,22 @@ def show_comparison(table: pd.DataFrame) -> None:
 
 def main(words: Sequence[str]) -> None:
     """Plan, run, collect, compare; SystemExit with one line if it cannot."""
+    if {"-h", "--help"} & set(words):
+        return print(__doc__)
     try:
-        own, _ = fid_by_steps.split(words)
+        own, more = fid_by_steps.split(words)
         (cfg,) = config.cells([f"dataset={own['dataset']}"])
         if not set(tables.schedules(own["dataset"])) <= set(cfg.dataset.models):
             raise config.ConfigError(
                 f"the paper has no table of dataset={own['dataset']}: digits, cifar10, celeba do"
             )
         seeds = [int(seed) for seed in own["seed"].split(",")]
-        show_plan(plan(own["dataset"], seeds), own["dataset"])
+        schedules = own["schedule"].split(",") if own["schedule"] else ()
+        schedules = schedules or tables.schedules(own["dataset"])
+        for schedule in schedules:
+            line = fid_by_steps.LINES[0]._replace(steps=(1,))
+            config.cells(fid_by_steps.overrides(own["dataset"], schedule, seeds[0], line, more))
+        show_plan(plan(own["dataset"], schedules, seeds), own["dataset"])
     except config.EXPECTED as error:
         sys.exit(f"error: {config.one_line(error)}")
     if own["only"] == "plan":

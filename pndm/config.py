@@ -20,7 +20,7 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -56,6 +56,9 @@ EXTRACTORS = ("digits", "inception")
 
 MOST_SEED = 2**31 - 1
 """Seed sets whose images' seeds have 63 bits."""
+
+MOST_SAMPLES = 2**32
+"""Images of a seed set."""
 
 SPELLINGS = {
     **dict.fromkeys(
@@ -216,6 +219,8 @@ def compose_train(arguments: list[str]) -> Train:
         train = dataclasses.replace(train, architecture=train.dataset.models[name])
     train = dataclasses.replace(train, schedule=_timesteps(train.schedule))
     _one_of("architecture", train.architecture, tuple(ARCHITECTURES))
+    if not train.output:
+        raise ConfigError("output is empty: name where the weights go, or leave it out")
     if train.output == "auto":
         name = train.architecture + ("_holdout" if train.holdout else "")
         train = dataclasses.replace(train, output=f"outputs/train/{name}")
@@ -237,14 +242,20 @@ def validate(run: Run) -> Run:
     timesteps = settings["timesteps"]
     grid = list(run.grid) if isinstance(run.grid, (list, tuple)) else run.grid
     if isinstance(grid, list):
+        if len(grid) < 2:
+            raise ConfigError(f"grid={grid}: a list of times has two at least")
         run = dataclasses.replace(run, steps=len(grid) - 1)
     if not 1 <= run.steps <= timesteps:
         raise ConfigError(f"steps={run.steps}: give a whole number from 1 to {timesteps}")
     _at_least("samples", run.samples, 1)
+    if run.samples > MOST_SAMPLES:
+        raise ConfigError(f"samples={run.samples}: a seed set has {MOST_SAMPLES} images")
     _at_least("batch_size", run.batch_size, 1)
     _at_least("seed", run.seed, 0)
     if run.seed > MOST_SEED:
         raise ConfigError(f"seed={run.seed}: give a whole number of at most {MOST_SEED}")
+    if not run.outputs:
+        raise ConfigError("outputs is empty: name the folder of all runs")
     _one_of("dataset.extractor", run.dataset.extractor, EXTRACTORS)
     _one_of("convention", run.convention, ("aligned", "released", "diffusers"))
     _check_precision(run.precision, run.device)
@@ -396,6 +407,8 @@ def _parse(arguments: list[str]) -> list[Override]:
             raise ConfigError(f"{argument!r} is no setting: write key=value") from None
         if _of_hydra(argument):
             continue
+        if isinstance(override.value(), Glob):
+            raise ConfigError(f"{argument}: name what it stands for, as in solver=ddim,plms")
         if override.is_add() or override.is_force_add() or override.is_delete():
             bare = override.key_or_group
             raise ConfigError(
@@ -425,9 +438,7 @@ def _check_groups(overrides: list[Override]) -> None:
         if options is None:
             continue
         for value in _values(override):
-            if value not in options and not (
-                value is None and override.key_or_group == "experiment"
-            ):
+            if value not in options:
                 raise ConfigError(
                     f"{override.key_or_group}={value} does not exist"
                     f"{_closest(str(value), options)}; there are {', '.join(options)}"
@@ -463,6 +474,8 @@ def _experiment_grid(overrides: list[Override]) -> tuple[bool, list[Override]]:
     chosen = [o for o in overrides if o.key_or_group == "experiment" and o.value()]
     if not chosen:
         return False, []
+    if len(chosen) > 1 or chosen[0].is_sweep_override():
+        raise ConfigError("experiment: one at a time, as it may be a sweep of its own")
     cfg = compose("config", [chosen[0].input_line], return_hydra_config=True)
     params = OmegaConf.to_container(cfg.hydra.sweeper.params or OmegaConf.create({}))
     given = {o.key_or_group for o in overrides}
@@ -510,7 +523,8 @@ def _set(cfg: DictConfig, override: Override) -> None:
     try:
         OmegaConf.update(cfg, key, new)
     except OmegaConfBaseException:
-        raise ConfigError(f"{override.input_line}: this is no value for {key}") from None
+        parts = f", write {key}.{next(iter(old))}=…" if isinstance(old, DictConfig) else ""
+        raise ConfigError(f"{override.input_line}: this is no value for {key}{parts}") from None
 
 
 def _like(new: Any, old: bool | int | float) -> bool:
@@ -553,13 +567,23 @@ def _model(run: Run) -> Model:
 
     model, name = run.model, run.schedule["name"]
     _one_of("model.format", model.format, ("auto", *FORMATS))
+    known = [name for name in run.dataset.models.values() if name in WEIGHTS]
     if model.checkpoint is not None:
+        if not model.checkpoint:
+            raise ConfigError("model.checkpoint is empty: name a file")
         if model.architecture is None:
             raise ConfigError(
                 f"model.checkpoint={model.checkpoint} needs model.architecture=NAME, "
                 f"one of {', '.join(ARCHITECTURES)}"
             )
         _one_of("model.architecture", model.architecture, tuple(ARCHITECTURES))
+        sizes = [ARCHITECTURES[WEIGHTS[name].architecture].image for name in known]
+        size = ARCHITECTURES[model.architecture].image
+        if sizes and size not in sizes:
+            raise ConfigError(
+                f"model.architecture={model.architecture} makes images of {_size(size)}, "
+                f"those of dataset={run.dataset.name} are {_size(sizes[0])}"
+            )
         if not model.checkpoint.startswith(HUB) and not Path(model.checkpoint).exists():
             raise ConfigError(f"model.checkpoint={model.checkpoint}: there is no such file")
         return dataclasses.replace(model, name=Path(model.checkpoint).stem)
@@ -578,6 +602,7 @@ def _model(run: Run) -> Model:
                 "or model.checkpoint=FILE model.architecture=NAME"
             )
         chosen = run.dataset.models[name]
+        _one_of(f"dataset.models.{name}", chosen, tuple(WEIGHTS))
         if run.convention == "released" and f"{chosen}_released" in WEIGHTS:
             chosen = f"{chosen}_released"
         return dataclasses.replace(model, name=chosen)
@@ -591,6 +616,10 @@ def _model(run: Run) -> Model:
             f"model={model.name} was trained on schedule={weights.schedule}, not on {name}"
         )
     return model
+
+
+def _size(image: tuple[int, ...]) -> str:
+    return "×".join(map(str, image))
 
 
 def _no_model(dataset: Dataset, schedule: str) -> str:

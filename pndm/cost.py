@@ -106,7 +106,7 @@ def flops(architecture: str) -> float:
     """Floating-point operations of one evaluation on one image, counted without any weights."""
     arch = ARCHITECTURES[architecture]
     with torch.device("meta"):
-        x = torch.empty(1, arch.in_channels, arch.image_size, arch.image_size)
+        x = torch.empty(1, *arch.image)
         network, t = UNet(arch).eval(), torch.empty(1)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             network(x, t)

@@ -479,9 +479,16 @@ def import_reference(path: Path, dataset: str, source: str, n: int) -> Reference
     arrays = statistics.load_arrays(path)
     if not {"mu", "sigma"} <= arrays.keys():
         raise ValueError(f"{path} has no mu and sigma but {', '.join(arrays) or 'nothing'}")
+    if not all(arrays[k].dtype.kind in "fiu" for k in ("mu", "sigma")):
+        raise ValueError(f"{path}: mu and sigma must be numbers")
     mean, covariance = (torch.from_numpy(arrays[k]).double() for k in ("mu", "sigma"))
     if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
         raise ValueError(f"{path}: mu {list(mean.shape)} and sigma {list(covariance.shape)}")
+    if not mean.isfinite().all() or not covariance.isfinite().all():
+        raise ValueError(f"{path}: mu or sigma contain NaN or infinity")
+    spread = covariance.diagonal()
+    if not torch.allclose(covariance, covariance.T, rtol=1e-4, atol=1e-6) or spread.min() < 0:
+        raise ValueError(f"{path}: sigma is no covariance, which is symmetric and not negative")
     return Reference(
         mean,
         covariance,
@@ -654,6 +661,7 @@ def command_reference(
 
 def command_import(file: str, dataset: str, source: str, n: int, output: str = "") -> None:
     """Keep the statistics that others published, labelled as theirs."""
+    datasets.source(dataset)  # refuses a name that it does not know
     made = import_reference(Path(file), dataset, source, n)
     usual = records.home() / "references" / f"{dataset}_{source}.npz"
     _keep(made, Path(output) if output else usual)

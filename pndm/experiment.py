@@ -101,11 +101,11 @@ def make_run(job: Job, folder: Path, what: dict[str, Any], began: float) -> Path
             mirror.image("samples", folder / "samples.png")
             mirror.table("images", job.seeds(0)[:TABLE], pixels(job))
         records.write_json(folder / "metrics.json", result)
-        return conclude(folder)
     except BaseException as error:
         record_failure(folder, what, interrupts.meant(error))
         interrupts.check()
         raise
+    return conclude(folder)
 
 
 def conclude(folder: Path) -> Path:
@@ -353,13 +353,23 @@ def is_complete(folder: Path, cfg: config.Run) -> bool:
             f"{folder / 'metrics.json'} was written by a newer version of pndm "
             f"(schema {schema}, known is {SCHEMA}): update it, or change outputs="
         )
-    asked = {
-        "npz": "images.npz",
-        "png": f"images/{cfg.samples - 1:06d}.png",  # the last one written
-        "false": "samples.png",
-    }[cfg.save_images]
-    whole = schema == SCHEMA and {"fid", "nfe", "seconds"} <= record.keys()
-    return whole and record.get("status") == "complete" and (folder / asked).exists()
+    if schema != SCHEMA or record.get("status") != "complete" or not record.get("nfe"):
+        return False
+    fid, seconds = record.get("fid"), record.get("seconds")
+    if not isinstance(fid, dict) or not isinstance(seconds, dict):
+        return False
+    told = "value" in fid and {"sampling", "features"} <= seconds.keys()
+    return told and has_pictures(folder, cfg)
+
+
+def has_pictures(folder: Path, cfg: config.Run) -> bool:
+    """Whether the images that are asked for lie beside the record, none of them empty."""
+    if cfg.save_images == "npz":
+        return zipfile.is_zipfile(folder / "images.npz")
+    if cfg.save_images == "png":
+        written = [path.stat().st_size > 0 for path in folder.glob("images/*.png")]
+        return len(written) >= cfg.samples and all(written)
+    return (folder / "samples.png").exists()
 
 
 def describe(job: Job) -> dict[str, Any]:

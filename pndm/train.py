@@ -93,7 +93,7 @@ def train(cfg: config.Train) -> Path:
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr)
     start, losses, seconds, commit = 0, [], 0.0, records.commit()
     sizes, arch = data[0].shape, model.arch
-    if sizes != (arch.in_channels, arch.image_size, arch.image_size):
+    if sizes != arch.image:
         raise config.ConfigError(
             f"architecture={cfg.architecture} is not for images {list(sizes)} of "
             f"dataset={cfg.dataset.name}"
@@ -215,7 +215,7 @@ def finish(cfg: config.Train, ema: UNet, losses: list, seconds: float, commit: s
 
     schedule = config.schedule(cfg.schedule)
     arch = ema.arch
-    shape = (arch.in_channels, arch.image_size, arch.image_size)
+    shape = arch.image
     x_T = noise.initial_noise(range(100), shape).to(next(ema.parameters()).device)
     x_0 = sampling.sample(ema, x_T, solver=solvers.ddim(), schedule=schedule, steps=100)
     images.save_grid(images.to_uint8(x_0), out / "samples.png")

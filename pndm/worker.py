@@ -158,15 +158,15 @@ class Job:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of an image."""
-        arch = self.network.arch
-        return arch.in_channels, arch.image_size, arch.image_size
+        return self.network.arch.image
 
     @property
     def batch_size(self) -> int:
         """`cfg.batch_size`, halved as often as memory ran out for this run's images."""
         kept = self.folder / "batch_size"
-        least = int(kept.read_text()) if kept.exists() else self.cfg.batch_size
-        return min(least, self.cfg.batch_size)
+        text = kept.read_text(errors="replace").strip() if kept.exists() else ""
+        least = int(text) if text.isdecimal() else 0
+        return min(least or self.cfg.batch_size, self.cfg.batch_size)
 
     def halve(self, size: int) -> None:
         """Note that batches of `size` do not fit; MemoryError where no smaller ones are left."""

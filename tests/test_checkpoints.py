@@ -200,6 +200,29 @@ def test_diffusers_writes_such_folders(tmp_path, diffusers_state):
     assert equal(load(tmp_path / "model"), weights())
 
 
+def test_what_diffusers_says_of_its_weights_must_fit(tmp_path, diffusers_state):
+    """None of it can be seen in the tensors."""
+    theirs = diffusers_unet(TINY)
+    theirs.load_state_dict(diffusers_state)
+    theirs.save_pretrained(tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    said = json.loads(path.read_text())
+    for wrong in (
+        {"flip_sin_to_cos": True},
+        {"freq_shift": 0},
+        {"norm_eps": 1e-2},
+        {"norm_num_groups": 2},
+        {"attention_head_dim": 4},
+        {"sample_size": 32},
+        {"center_input_sample": True},
+    ):
+        path.write_text(json.dumps(said | wrong))
+        (key,) = wrong
+        refused(f"config.json says {key}=", tmp_path / "model")
+    path.write_text(json.dumps([1]))
+    refused("is no config of diffusers", tmp_path / "model")
+
+
 def test_own_files_and_their_cards(tmp_path):
     unet = load(saved(weights(), tmp_path / "model.ckpt"))
     unet.provenance["architecture"] = "ddpm_cifar10"
@@ -370,3 +393,31 @@ def test_last_weights_only_by_name(monkeypatch, tmp_path):
     entry.path.parent.mkdir(parents=True)
     path.rename(entry.path)
     assert load("ddpm_cifar10_nonema").provenance["ema"] is False
+
+
+def test_a_flipped_bit_in_an_archive(tmp_path):
+    path = saved(weights(), tmp_path / "w.pt")
+    content = bytearray(path.read_bytes())
+    tensor = max(weights().values(), key=lambda tensor: tensor.numel()).numpy().tobytes()
+    content[bytes(content).index(tensor) + 100] ^= 1
+    path.write_bytes(content)
+    refused("truncated or damaged", path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensor: tensor.to_sparse(),
+        lambda tensor: tensor.to("meta"),
+        lambda tensor: tensor.to(torch.int8),
+        lambda tensor: tensor.to(torch.complex64),
+    ],
+)
+def test_tensors_that_are_no_plain_numbers(tmp_path, change):
+    state = dict(weights())
+    state["conv_in.weight"] = change(state["conv_in.weight"])
+    refused("conv_in.weight", saved(state, tmp_path / "w.pt"))
+
+
+def test_what_does_not_belong_is_named(tmp_path):
+    refused("but epoch", saved({**weights(), "epoch": 3}, tmp_path / "w.pt"))

@@ -123,6 +123,18 @@ WRONG = {
     "model=foo": "there are auto",
     "model=digits_cosine": "trained on schedule=cosine",
     "experiment=foo": "does not exist",
+    "experiment=null": "does not exist",
+    "experiment=abstract,schedules": "one at a time",
+    "solver=glob(dd*)": "name what it stands for",
+    "steps=glob(*)": "name what it stands for",
+    "samples=4294967297": "has 4294967296 images",
+    "samples=99999999999999999999999": "has 4294967296 images",
+    "grid=[]": "two at least",
+    "grid=[5]": "two at least",
+    "outputs=": "outputs is empty",
+    "model.checkpoint=": "model.checkpoint is empty",
+    "dataset.models.linear=nope": "dataset.models.linear=nope does not exist",
+    "wandb=disabled": "write wandb.mode=",
     "steps=0": "from 1 to 1000",
     "steps=1001": "from 1 to 1000",
     "steps=fifty": "a whole number",
@@ -184,8 +196,22 @@ def test_wrong_arguments_are_refused_in_one_line_that_names_the_cure(argument):
         (["grid=karras", "convention=released"], "convention=aligned"),
         (["solver=deis", "solver.order=4", "steps=2"], "deis of order 4 needs as many steps"),
         (["launcher=joblib", "hydra.launcher.n_job=2"], "n_job"),
-        (["model.checkpoint=run.py", "model.architecture=ddpm_cifar10"], "digits features take 1"),
-        (["model.checkpoint=nowhere.pt", "model.architecture=ddpm_cifar10"], "no such file"),
+        (["model.checkpoint=run.py", "model.architecture=ddpm_cifar10"], "digits are 1×8×8"),
+        (
+            [
+                *("dataset=folder", "dataset.root=.", "dataset.extractor=digits"),
+                *("model.checkpoint=run.py", "model.architecture=ddpm_cifar10"),
+            ],
+            "digits features take 1",
+        ),
+        (
+            [
+                *("dataset=celeba", "model.checkpoint=run.py"),
+                "model.architecture=ddpm_cifar10",
+            ],
+            "makes images of 3×32×32, those of dataset=celeba are 3×64×64",
+        ),
+        (["model.checkpoint=nowhere.pt", "model.architecture=digits_linear"], "no such file"),
     ],
 )
 def test_wrong_combinations(arguments, cure):
@@ -262,7 +288,9 @@ def test_weights_of_ones_own_are_read_before_anything_is_written(tmp_path):
         config.require_weights(config.cells(own))
 
 
-@pytest.mark.parametrize("arguments", [["recipe.lr=x"], ["schedule=quad"], ["holdouts=true"]])
+@pytest.mark.parametrize(
+    "arguments", [["recipe.lr=x"], ["schedule=quad"], ["holdouts=true"], ["output="]]
+)
 def test_training_refuses_what_it_cannot_do(arguments):
     with pytest.raises(config.ConfigError):
         config.compose_train(arguments)

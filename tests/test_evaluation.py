@@ -194,6 +194,27 @@ def test_foreign_statistics_of_another_form(tmp_path):
         evaluation.import_reference(tmp_path / "b.npz", "cifar10", "emd", 5)
 
 
+@pytest.mark.parametrize(
+    ("mu", "sigma", "said"),
+    [
+        (np.array(["a", "b"]), np.eye(2), "must be numbers"),
+        (np.array([0, np.nan]), np.eye(2), "NaN or infinity"),
+        (np.zeros(2), -np.eye(2), "no covariance"),
+        (np.zeros(2), np.array([[1.0, 0.5], [0.0, 1.0]]), "no covariance"),
+    ],
+)
+def test_impossible_foreign_statistics(mu, sigma, said, tmp_path):
+    np.savez(tmp_path / "a.npz", mu=mu, sigma=sigma)
+    with pytest.raises(ValueError, match=said):
+        evaluation.import_reference(tmp_path / "a.npz", "cifar10", "edm", 5)
+
+
+def test_foreign_statistics_of_no_dataset(tmp_path, home):
+    np.savez(tmp_path / "a.npz", mu=np.zeros(2), sigma=np.eye(2))
+    with pytest.raises(SystemExit, match="no dataset 'nope'"):
+        evaluation.main(["import", f"file={tmp_path}/a.npz", "dataset=nope", "source=edm", "n=5"])
+
+
 def test_missing_inception_weights_say_what_to_fetch(home):
     with pytest.raises(evaluation.MissingReference) as caught:
         evaluation.extractor("inception")

@@ -142,6 +142,49 @@ def test_overwrite_makes_it_again(run):
     assert record["shards"] == {"made": 1, "found": 0}
 
 
+@pytest.mark.parametrize("broken", [{"fid": None}, {"seconds": {}}, {"nfe": None}])
+def test_a_record_that_lacks_something_is_made_again(run, broken):
+    record, folder = run()
+    path = folder / "metrics.json"
+    path.write_text(json.dumps(record | broken))
+    again, _ = run()
+    assert again["fid"] == record["fid"] and again["nfe"] == record["nfe"]
+
+
+@pytest.mark.parametrize("how", ["npz", "png"])
+def test_damaged_pictures_are_written_again(run, how):
+    _, folder = run(f"save_images={how}")
+    path = folder / {"npz": "images.npz", "png": "images/000003.png"}[how]
+
+    def content():
+        return stored(folder) if how == "npz" else np.asarray(Image.open(path))
+
+    whole = content()
+    for damage in (lambda: path.write_bytes(b""), path.unlink):
+        damage()
+        run(f"save_images={how}")
+        np.testing.assert_array_equal(content(), whole)
+
+
+@pytest.mark.parametrize("junk", ["abc", "0", ""])
+def test_a_damaged_note_of_the_batch_size_is_ignored(run, junk):
+    _, folder = run()
+    (note,) = [path / "batch_size" for path in folder.parents[2].glob("shards/*")]
+    note.write_text(junk)
+    record, _ = run("samples=30", "batch_size=7")
+    assert record["batch_size"] == 7
+
+
+def test_a_closed_pipe_leaves_a_finished_run_finished(run, monkeypatch):
+    monkeypatch.setattr(experiment, "show", lambda record: (_ for _ in ()).throw(SystemExit(1)))
+    with pytest.raises(SystemExit):
+        run()
+    monkeypatch.undo()
+    record, folder = run()
+    assert json.loads((folder / "status.json").read_text())["status"] == "complete"
+    assert record["shards"]["made"] == 1
+
+
 def test_more_samples_keep_the_images_that_are_there(run, monkeypatch):
     monkeypatch.setattr(worker, "SHARD", 8)
     _, few = run("save_images=npz")

@@ -242,7 +242,7 @@ def test_a_path_ends_at_the_sample():
 
 
 def test_the_plan_counts_evaluations():
-    table = paper.plan("celeba", [0]).set_index("method")
+    table = paper.plan("celeba", ["linear"], [0]).set_index("method")
     assert table.loc["plms", "evaluations"] == 50_000 * sum(n + 9 for n in fid_by_steps.STEPS)
     assert (table["GPU hours"] > 0).all()
 
@@ -257,6 +257,26 @@ def test_weights_that_are_missing_are_told_after_the_plan(capsys, tmp_path, monk
 def test_a_dataset_without_a_table_is_refused():
     with pytest.raises(SystemExit, match="no table of dataset=lsun_church"):
         paper.main(["dataset=lsun_church", "only=plan"])
+
+
+def test_help_is_shown_and_nothing_is_done(capsys, monkeypatch):
+    for step in ("show_plan", "compare"):
+        monkeypatch.setattr(paper, step, None)
+    monkeypatch.setattr(paper.collect, "main", None)
+    paper.main(["--help"])
+    assert "make paper" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("word", ["bogus=1", "samples=0", "schedule=quad"])
+def test_a_plan_is_checked_too(word):
+    with pytest.raises(SystemExit, match="error: "):
+        paper.main(["only=plan", word])
+
+
+def test_a_plan_is_of_the_schedules_asked_for(capsys):
+    paper.main(["only=plan", "schedule=cosine"])
+    out = capsys.readouterr().out
+    assert "cosine" in out and "linear" not in out
 
 
 def test_verdicts_of_the_comparison():

@@ -41,6 +41,11 @@ class Architecture:
     embedding: Literal["sin-cos", "cos-sin"] = "sin-cos"
     time_scale: float = 1.0
 
+    @property
+    def image(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        return self.in_channels, self.image_size, self.image_size
+
 
 _DIGITS = Architecture(
     image_size=8,

@@ -75,6 +75,7 @@ def load(
     architecture = architecture or about.get("architecture")
     named = architecture if isinstance(architecture, str) else None
     arch = _architecture(architecture, path)
+    check_settings(path, arch)
     unet = fit(checkpoint.state, arch, f"{path} as {named or 'the architecture given'}")
     unet.provenance = {
         "name": about.get("name", path.stem),
@@ -157,15 +158,17 @@ def read(path: Path, ema: bool = True) -> Checkpoint:
             with zipfile.ZipFile(path) as archive:
                 content = _parse(archive.read(member), f"{path}:{member}")
         else:
+            if kind == "zip":
+                _check_sums(path)
             with path.open("rb") as file:
                 content = _unpickle(file, str(path))
     except (safetensors.SafetensorError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise CheckpointError(f"{path} is truncated or damaged ({error}): get it again") from None
     state, packing, average = _unpack(content, ema, path)
-    tensors = (isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
-    if not state or not all(tensors):
-        keys = ", ".join(map(str, list(state)[:4]))
-        raise CheckpointError(f"{path} holds no state_dict of tensors, but {keys or 'nothing'}, …")
+    others = [k for k, v in state.items() if not isinstance(k, str) or not isinstance(v, Tensor)]
+    if not state or others:
+        keys = ", ".join(map(str, others[:4])) or "nothing"
+        raise CheckpointError(f"{path} holds no state_dict of tensors alone, but {keys}")
     state = {key.removeprefix("module."): value for key, value in state.items()}
     naming = names.naming(state) or "ddpm"
     if kind == "safetensors" and naming == "ddpm":
@@ -177,6 +180,11 @@ def fit(state: State, arch: Architecture, name: str) -> UNet:
     """The network of an architecture with these weights, all of them and no others."""
     with torch.device("meta"):
         unet = UNet(arch)
+    rare = [key for key, tensor in state.items() if not _plain(tensor)]
+    if rare:
+        raise CheckpointError(
+            f"{name} does not fit: {len(rare)} are no dense floating-point tensors ({rare[0]}, …)"
+        )
     state, wanted = names.canonical(state, unet), unet.state_dict()
     both = [key for key in wanted if key in state]
     faults = {
@@ -199,6 +207,49 @@ def fit(state: State, arch: Architecture, name: str) -> UNet:
     state = {key: tensor.float().contiguous() for key, tensor in state.items()}
     unet.load_state_dict(state, assign=True)
     return unet
+
+
+def _plain(tensor: Tensor) -> bool:
+    """Whether it is made of real numbers that are all there: not sparse, quantized or empty."""
+    whole = tensor.layout == torch.strided and not tensor.is_meta
+    return whole and tensor.is_floating_point()
+
+
+def check_settings(path: Path, arch: Architecture) -> None:
+    """CheckpointError where the config.json of diffusers beside the weights says otherwise.
+
+    It tells what no tensor does: all of these networks have the same shapes.
+    """
+    beside = path.with_name("config.json")
+    if path.name not in {Path(member).name for member in MEMBERS} or not beside.is_file():
+        return
+    try:
+        said = dict(json.loads(beside.read_text()))
+    except (TypeError, ValueError):
+        raise CheckpointError(f"{beside} is no config of diffusers: mend or remove it") from None
+    widths = [arch.channels * m for m in arch.channel_mult]
+    wanted: dict[str, tuple[Any, ...]] = {
+        "sample_size": (arch.image_size, [arch.image_size] * 2),
+        "flip_sin_to_cos": (arch.embedding == "cos-sin",),
+        "freq_shift": (int(arch.embedding == "sin-cos"),),
+        "norm_eps": (arch.norm_eps,),
+        "norm_num_groups": (arch.norm_groups,),
+        "attention_head_dim": (None, *(width // arch.heads for width in widths)),
+        "center_input_sample": (False,),
+    }
+    for key, values in wanted.items():
+        if said.get(key, values[0]) not in values:
+            raise CheckpointError(
+                f"{beside} says {key}={said[key]}, the architecture has {values[0]}: take another"
+            )
+
+
+def _check_sums(path: Path) -> None:
+    """CheckpointError where a member of an archive does not match its CRC-32."""
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged:
+        raise CheckpointError(f"{path} is truncated or damaged (in {damaged}): get it again")
 
 
 def _architecture(architecture: str | Architecture | None, path: Path) -> Architecture:
@@ -301,6 +352,7 @@ def _unpack(content: Any, ema: bool, path: Path) -> tuple[dict, Format | None, b
         return last, packing, False
     if not isinstance(average, dict):
         raise CheckpointError(
-            f"{path} holds no moving average, only last weights: say ema=False to load those"
+            f"{path} holds no moving average, only last weights: load those with ema=False, or "
+            "make a file of them by python -m pndm.models convert FILE --last"
         )
     return average, packing, True
