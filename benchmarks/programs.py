@@ -77,8 +77,7 @@ def program(code: str, **environment: str) -> str:
 
 def memory() -> Iterator[Row]:
     """(e) Peak memory of a process that samples, over that of one evaluation."""
-    arch = ARCHITECTURES[ARCHITECTURE]
-    shape = arch.image
+    shape = ARCHITECTURES[ARCHITECTURE].image
     network, ours, other = (
         int(program(MEMORY.format(what=what, architecture=ARCHITECTURE, batch=BATCH, shape=shape)))
         / 1024

@@ -231,6 +231,18 @@ def split(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     return own, more
 
 
+def chosen(own: dict[str, str]) -> tuple[tuple[str, ...], list[int]]:
+    """The schedules that were asked for, none where none was, and the seed sets."""
+    schedules = tuple(own["schedule"].split(",")) if own["schedule"] else ()
+    return schedules, [int(seed) for seed in own["seed"].split(",")]
+
+
+def first_cell(dataset: str, schedule: str, seed: int, more: Sequence[str]) -> list[config.Run]:
+    """One cell of a schedule, checked, which stands for the others."""
+    line = LINES[0]._replace(steps=(1,))
+    return config.cells(overrides(dataset, schedule, seed, line, more))
+
+
 def trained_schedules(dataset: str) -> Iterator[str]:
     """The table's schedules that a dataset has weights for."""
     (cfg,) = config.cells([f"dataset={dataset}"])
@@ -243,13 +255,10 @@ def main(words: Sequence[str]) -> None:
         return print(__doc__)
     try:
         own, more = split(words)
-        schedules = own["schedule"].split(",") if own["schedule"] else ()
+        schedules, seeds = chosen(own)
         schedules = schedules or tuple(trained_schedules(own["dataset"]))
-        seeds = [int(seed) for seed in own["seed"].split(",")]
         for schedule in schedules if own["only"] != "plan" else ():
-            line = LINES[0]._replace(steps=(1,))
-            words = overrides(own["dataset"], schedule, seeds[0], line, more)
-            config.require_weights(config.cells(words))
+            config.require_weights(first_cell(own["dataset"], schedule, seeds[0], more))
         todo = tasks(own["dataset"], schedules, seeds, more)
         from pndm.cost import calibrate, stand_in
 

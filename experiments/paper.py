@@ -110,12 +110,10 @@ def main(words: Sequence[str]) -> None:
             raise config.ConfigError(
                 f"the paper has no table of dataset={own['dataset']}: digits, cifar10, celeba do"
             )
-        seeds = [int(seed) for seed in own["seed"].split(",")]
-        schedules = own["schedule"].split(",") if own["schedule"] else ()
-        schedules = schedules or tables.schedules(own["dataset"])
+        asked, seeds = fid_by_steps.chosen(own)
+        schedules = asked or tables.schedules(own["dataset"])
         for schedule in schedules:
-            line = fid_by_steps.LINES[0]._replace(steps=(1,))
-            config.cells(fid_by_steps.overrides(own["dataset"], schedule, seeds[0], line, more))
+            fid_by_steps.first_cell(own["dataset"], schedule, seeds[0], more)
         show_plan(plan(own["dataset"], schedules, seeds), own["dataset"])
     except config.EXPECTED as error:
         sys.exit(f"error: {config.one_line(error)}")

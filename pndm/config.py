@@ -54,11 +54,11 @@ LAUNCHERS = {
 EXTRACTORS = ("digits", "inception")
 """The features that FID is computed from (`pndm.evaluation`)."""
 
-MOST_SEED = 2**31 - 1
-"""Seed sets whose images' seeds have 63 bits."""
-
 MOST_SAMPLES = 2**32
-"""Images of a seed set."""
+"""Images of a seed set: image i of seed set s is drawn from the seed s·2³² + i."""
+
+MOST_SEED = 2**63 // MOST_SAMPLES - 1
+"""Seed sets whose images' seeds have 63 bits."""
 
 SPELLINGS = {
     **dict.fromkeys(

@@ -77,8 +77,7 @@ class Model:
     def noise(self, seeds: Sequence[int]) -> Tensor:
         """x_T [B, C, H, W] on the network's device."""
         arch, weight = self.network.arch, next(self.network.parameters())
-        shape = arch.image
-        return noise.initial_noise(seeds, shape).to(weight.device)
+        return noise.initial_noise(seeds, arch.image).to(weight.device)
 
 
 class Method(NamedTuple):

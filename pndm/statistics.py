@@ -78,7 +78,7 @@ class Statistics:
 
     def __add__(self, other: "Statistics") -> "Statistics":
         """The statistics of both samples together."""
-        self._check(other)
+        _check_alike(self, other)
         return self._with(other, self.scatter + other.scatter)
 
     def _with(self, other: "Statistics", within: Tensor) -> "Statistics":
@@ -90,7 +90,7 @@ class Statistics:
 
     def __sub__(self, part: "Statistics") -> "Statistics":
         """The statistics without a part of the sample, the inverse of `+`."""
-        self._check(part)
+        _check_alike(self, part)
         n = self.n - part.n
         if n < 1:
             raise ValueError(f"cannot take {part.n} from {self.n} images")
@@ -98,10 +98,6 @@ class Statistics:
         mean = self.mean - delta * (part.n / n)
         rest = self.scatter - part.scatter
         return Statistics(n, mean, rest.addr_(delta, delta, alpha=-self.n * part.n / n))
-
-    def _check(self, other: "Statistics") -> None:
-        if self.mean.shape != other.mean.shape:
-            raise ValueError(f"features of {len(self.mean)} and {len(other.mean)} numbers differ")
 
     @property
     def covariance(self) -> Tensor:
@@ -198,8 +194,7 @@ def frechet_to(b: Moments) -> Callable[[Moments], float]:
         factor = vectors * values.clamp(min=0).sqrt()
 
     def distance(a: Moments) -> float:
-        if len(a.mean) != len(b.mean):
-            raise ValueError(f"features of {len(a.mean)} and {len(b.mean)} numbers differ")
+        _check_alike(a, b)
         product = factor.T @ _checked(a) @ factor
         eigenvalues = torch.linalg.eigvalsh((product + product.T) / 2).clamp(min=0)
         traces = a.covariance.trace() + b.covariance.trace()
@@ -212,6 +207,12 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     """|μ_a − μ_b|² + tr(Σ_a + Σ_b − 2 (Σ_b^½ Σ_a Σ_b^½)^½), the squared 2-Wasserstein distance of
     two Gaussians (Dowson & Landau 1982), by symmetric eigenvalues in float64."""
     return frechet_to(b)(a)
+
+
+def _check_alike(a: Moments, b: Moments) -> None:
+    """ValueError for features of different lengths."""
+    if a.mean.shape != b.mean.shape:
+        raise ValueError(f"features of {len(a.mean)} and {len(b.mean)} numbers differ")
 
 
 def _checked(moments: Moments) -> Tensor:

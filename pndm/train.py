@@ -214,9 +214,7 @@ def finish(cfg: config.Train, ema: UNet, losses: list, seconds: float, commit: s
     records.write_json(out / "losses.json", losses)
 
     schedule = config.schedule(cfg.schedule)
-    arch = ema.arch
-    shape = arch.image
-    x_T = noise.initial_noise(range(100), shape).to(next(ema.parameters()).device)
+    x_T = noise.initial_noise(range(100), ema.arch.image).to(next(ema.parameters()).device)
     x_0 = sampling.sample(ema, x_T, solver=solvers.ddim(), schedule=schedule, steps=100)
     images.save_grid(images.to_uint8(x_0), out / "samples.png")
 

@@ -40,9 +40,6 @@ PARENT = "PNDM_PARENT"
 MOMENT = 0.2
 """Seconds of an evaluation that tell what it takes."""
 
-SEED_SETS = 2**32
-"""Image i of seed set s is drawn from the seed s·2³² + i."""
-
 
 class Watched:
     """A denoiser that notes, on the device, whether each of its outputs was finite."""
@@ -96,7 +93,7 @@ class Job:
 
     def seeds(self, shard: int) -> range:
         """The seeds of a shard's images."""
-        start = self.cfg.seed * SEED_SETS
+        start = self.cfg.seed * config.MOST_SAMPLES
         end = min(self.first(shard + 1), self.cfg.samples)
         return range(start + self.first(shard), start + end)
 
