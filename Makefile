@@ -27,7 +27,7 @@ run: .venv/complete
 	@$(python) run.py $(ARGS)
 
 paper: .venv/complete
-	@$(python) -m experiments.paper dataset=$(DATASET) $(ARGS)
+	@$(python) -m experiments.main_table.paper dataset=$(DATASET) $(ARGS)
 
 test: .venv/complete
 	@$(python) -m pytest $(workers) $(ARGS)

@@ -15,10 +15,10 @@ from diffusers import PNDMScheduler, UNet2DModel
 import pndm
 from benchmarks.measure import Row, alternate, difference, seconds
 from pndm.cost import flops
-from pndm.inference import Runner
-from pndm.models import names
+from pndm.models import key_maps
 from pndm.models.architectures import ARCHITECTURES, Architecture
 from pndm.models.unet import UNet
+from pndm.runs.network import Runner
 
 STEPS = 4
 BATCHES = {
@@ -55,7 +55,7 @@ def networks(architecture: str) -> tuple[UNet, UNet2DModel]:
         attention_head_dim=None,
     ).eval()
     ours = UNet(arch).eval()
-    ours.load_state_dict(names.canonical(other.state_dict(), ours))
+    ours.load_state_dict(key_maps.rename_keys(other.state_dict(), ours))
     return ours, other
 
 

@@ -11,7 +11,7 @@ from torch_fidelity.metric_fid import (
 )
 
 from benchmarks.measure import Row, alternate
-from pndm.statistics import Statistics, frechet_distance
+from pndm.evaluation.statistics import Statistics, frechet_distance
 
 IMAGES, DIMENSION, SHARD = 50_000, 2048, 500
 

@@ -8,8 +8,9 @@ import torch
 
 import pndm
 from benchmarks.measure import Row, alternate, difference
-from pndm import config, experiment
-from pndm.inference import Runner
+from pndm.config.compose import compose_runs
+from pndm.runs.network import Runner
+from pndm.runs.run import run_experiment
 
 PRECISIONS = {"cpu": ("fp64", "bf16"), "cuda": ("fp64", "tf32", "bf16", "fp16")}
 """What each kind of device has besides fp32."""
@@ -56,10 +57,10 @@ def measure(device: torch.device, pairs: int) -> Iterator[Row]:
 def fid(precision: str, device: torch.device) -> float:
     """The FID of F-PNDM at 50 steps."""
     with tempfile.TemporaryDirectory() as outputs:
-        (cfg,) = config.cells(
+        (cfg,) = compose_runs(
             [
                 f"precision={precision}", f"device={device.type}", f"outputs={outputs}",
                 "samples=1797", "wandb.mode=disabled", "progress=false",
             ]
         )  # fmt: skip
-        return json.loads(experiment.run(cfg).read_text())["fid"]["value"]
+        return json.loads(run_experiment(cfg).read_text())["fid"]["value"]

@@ -21,8 +21,8 @@ from rich.table import Table
 
 from benchmarks import end_to_end, frechet, overhead, precision, programs, shares
 from benchmarks.measure import Row
-from experiments.tables import markdown
-from pndm import records
+from experiments.pages import markdown
+from pndm._provenance import commit, hardware
 
 RESULTS = Path(__file__).parent / "results"
 PARTS: dict[str, Callable[..., Iterator[Row]]] = {
@@ -42,8 +42,8 @@ def machine() -> str:
     """What it ran on, and with what."""
     versions = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
     return (
-        f"{records.machine()}, {torch.get_num_threads()} threads; Python "
-        f"{platform.python_version()}, {versions}; commit {records.commit()}"
+        f"{hardware()}, {torch.get_num_threads()} threads; Python "
+        f"{platform.python_version()}, {versions}; commit {commit()}"
     )
 
 

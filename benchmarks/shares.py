@@ -13,9 +13,9 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.end_to_end import BATCHES, MIDDLE, rate
 from benchmarks.measure import Row
 from pndm.cost import flops
-from pndm.inference import Runner
 from pndm.models.architectures import ARCHITECTURES
 from pndm.models.unet import UNet
+from pndm.runs.network import Runner
 
 KINDS = {
     "convolutions": ("convolution", "conv2d"),

@@ -16,12 +16,15 @@ from pathlib import Path
 import pandas as pd
 
 import pndm
-from experiments import collect
-from experiments.cells import FOLDER, Results
-from experiments.fid_by_steps import ALL_DIGITS, Cell
-from experiments.fine import solution
-from experiments.tables import NAMES, markdown
-from pndm import config, experiment, records
+from experiments.arguments import command
+from experiments.fine_solution import solution
+from experiments.main_table import collect
+from experiments.main_table.cells import Results
+from experiments.main_table.fid_by_steps import ALL_DIGITS, Cell
+from experiments.pages import FOLDER, NAMES, markdown
+from pndm._files import write_atomic
+from pndm.config.compose import compose_runs
+from pndm.runs.run import run_experiment
 from pndm.solvers import SOLVERS
 
 SCHEDULES = ("linear", "cosine")
@@ -64,8 +67,8 @@ def fid_of(row: pd.Series, more: Sequence[str]) -> dict:
         found = Results.load(FOLDER).row("digits", cell)
         return {} if found is None else {name: found[name] for name in COLUMNS[5:]}
     words = [f"{name}={row[name]}" for name in KEY]
-    (cfg,) = config.cells(["dataset=digits", *words, f"samples={ALL_DIGITS}", *more])
-    record = collect.row(json.loads(experiment.run(cfg, "conventions").read_text()))
+    (cfg,) = compose_runs(["dataset=digits", *words, f"samples={ALL_DIGITS}", *more])
+    record = collect.row(json.loads(run_experiment(cfg, "conventions").read_text()))
     return {name: record[name] for name in COLUMNS[5:]}
 
 
@@ -93,16 +96,14 @@ def write(table: pd.DataFrame, folder: Path) -> list[Path]:
     return [path]
 
 
+@command
 def main(more: Sequence[str]) -> None:
-    """Measure what is missing, then write; SystemExit with one line if it cannot."""
+    """Measure what is missing, then write."""
     path = FOLDER / "conventions.csv"
-    try:
-        table = distances()
-        found = [fid_of(row, more) for _, row in table.iterrows()]
-    except config.EXPECTED as error:
-        sys.exit(f"error: {config.one_line(error)}")
+    table = distances()
+    found = [fid_of(row, more) for _, row in table.iterrows()]
     table = pd.concat([table, pd.DataFrame(found)], axis=1)[COLUMNS]
-    records.atomic(path, lambda partial: table.to_csv(partial, index=False))
+    write_atomic(path, lambda partial: table.to_csv(partial, index=False))
     write(pd.read_csv(path), FOLDER)
 
 

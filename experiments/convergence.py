@@ -18,13 +18,12 @@ import torch
 from torch import Tensor
 
 import pndm
-from experiments.cells import FOLDER
 from experiments.figures import STYLES, figure, plain_log, save
-from experiments.tables import NAMES, markdown
-from pndm.gradient import RK4
+from experiments.pages import FOLDER, NAMES, markdown
 from pndm.models.analytic import Mixture
 from pndm.solvers import SOLVERS, Solver
-from pndm.transfer import Classical
+from pndm.solvers.gradient import RK4
+from pndm.solvers.transfer import Classical
 
 START, END = 990.0, 50.0
 SCHEDULE = pndm.schedules.vp()
@@ -41,6 +40,7 @@ REFERENCE_STEPS = 2560
 EXPECTED = {"ddim": 1, "s_pndm": 2, "plms": 2, "prk": 2, "fon": 4}
 TOLERANCE = dict.fromkeys(EXPECTED, 0.15) | {"fon": 0.3}
 STEPS = (10, 20, 40, 80, 160, 320, 640)
+
 FITTED = dict.fromkeys(EXPECTED, (320, 640)) | {"fon": (80, 160, 320)}
 """Where the order is read: far enough for the leading term, before rounding shows (FON's)."""
 

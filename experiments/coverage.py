@@ -19,13 +19,13 @@ from types import SimpleNamespace
 import pandas as pd
 import torch
 
-from experiments.cells import FOLDER
 from experiments.figures import figure, save
-from experiments.tables import markdown
-from pndm import statistics
-from pndm.statistics import T_19
+from experiments.pages import FOLDER, markdown
+from pndm.evaluation import statistics
+from pndm.evaluation.statistics import T_19
 
 SIMULATIONS = 1000
+
 SETTINGS = ((4, 200), (8, 200), (8, 600), (16, 600), (16, 1797))
 """Numbers of features D and of images N."""
 

@@ -18,15 +18,15 @@ import torch
 from torch import Tensor
 
 import pndm
-from experiments.cells import FOLDER
 from experiments.figures import STYLES, figure, save
-from experiments.tables import NAMES, markdown
-from pndm import datasets, images
+from experiments.pages import FOLDER, NAMES, markdown
+from pndm.data import datasets, images
 from pndm.schedules import Schedule
 from pndm.solvers import SOLVERS
 
 METHODS = ("ddim", "plms", "prk", "fon")
 STEPS, SAMPLES, DRAWS = 10, 200, 20_000
+
 INSIDE = (0.005, 0.995)
 """The quantiles between which noised data counts as on the manifold."""
 

@@ -17,7 +17,10 @@ import torch
 from torch import Tensor
 
 import pndm
-from pndm import datasets, evaluation, images, records
+from pndm._files import write_json
+from pndm._provenance import commit
+from pndm.data import datasets, images
+from pndm.evaluation.metrics import nearest_neighbours
 
 RESULTS = Path(__file__).parent / "results"
 HELD_OUT = Path("outputs/train/digits_linear_holdout/digits_linear_holdout.safetensors")
@@ -45,14 +48,12 @@ def row(name: str, of: Tensor, to_name: str, to: Tensor) -> dict[str, object]:
     if of is to:
         distances = torch.stack(
             [
-                evaluation.nearest_neighbours(of[i : i + 1], torch.cat([of[:i], of[i + 1 :]]))[0][
-                    0
-                ]
+                nearest_neighbours(of[i : i + 1], torch.cat([of[:i], of[i + 1 :]]))[0][0]
                 for i in range(len(of))
             ]
         )
     else:
-        distances = evaluation.nearest_neighbours(of, to)[0]
+        distances = nearest_neighbours(of, to)[0]
     return {
         "from": name,
         "to": to_name,
@@ -106,8 +107,8 @@ def main() -> None:
         writer.writeheader()
         writer.writerows(rows)
     card = json.loads(options.held_out.with_suffix(".json").read_text())
-    origin = {"held_out": card, "commit": records.commit(), "samples": options.samples}
-    records.write_json(RESULTS / "memorisation.json", origin)
+    origin = {"held_out": card, "commit": commit(), "samples": options.samples}
+    write_json(RESULTS / "memorisation.json", origin)
     print(markdown(rows))
 
 

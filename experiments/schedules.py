@@ -13,10 +13,11 @@ import pandas as pd
 import torch
 
 import pndm
-from experiments.cells import FOLDER, Results
 from experiments.convergence import MIXTURE, rms
-from experiments.fid_by_steps import Line
-from experiments.tables import NAMES, markdown, wide
+from experiments.main_table.cells import Results
+from experiments.main_table.fid_by_steps import Line
+from experiments.main_table.tables import wide
+from experiments.pages import FOLDER, NAMES, markdown
 from pndm.models.analytic import Mixture
 from pndm.solvers import SOLVERS
 

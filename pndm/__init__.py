@@ -8,21 +8,38 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_NAMES = {"plan": "plans", "sample": "sampling", "initial_noise": "noise"}
-_PAPER = (
-    *("schedules", "clocks", "grids", "transfer", "gradient", "multistep", "solvers"),
-    *("prediction", "plans", "sampling", "noise"),
+METHOD = (
+    *("schedules", "grids", "prediction", "noise", "solvers"),
+    *("plans", "execute", "probability_flow", "sampling"),
 )
-_AROUND = ("flow", "models", "images", "datasets", "classifier", "statistics", "evaluation")
-_RUNS = (
-    *("inference", "streams", "shards", "worker", "processes", "interrupts", "experiment"),
-    *("config", "records", "tracking", "train", "cost", "demo", "integrations"),
+"""The paper's method: modules that need torch (and torchode) alone, and nothing around them."""
+
+AROUND = (
+    "models",
+    "data",
+    "evaluation",
+    "config",
+    "runs",
+    "integrations",
+    "train",
+    "cost",
+    "demo",
 )
+"""What stands around the method."""
+
+NAMES = {"plan": "plans", "sample": "sampling", "solve": "sampling", "initial_noise": "noise"}
+"""Functions that are offered here, by the module that defines them."""
+
+__all__ = [*NAMES, *METHOD, *AROUND]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _NAMES:
-        return getattr(import_module(f"pndm.{_NAMES[name]}"), name)
-    if name in _PAPER + _AROUND + _RUNS:
+    if name in NAMES:
+        return getattr(import_module(f"pndm.{NAMES[name]}"), name)
+    if name in METHOD + AROUND:
         return import_module(f"pndm.{name}")
     raise AttributeError(f"module 'pndm' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

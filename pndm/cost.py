@@ -2,38 +2,45 @@
 
     python -m pndm.cost dataset=celeba solver=plms steps=50 samples=50000
 
-takes run.py's words, samples one batch of the run for ten seconds and reckons from that. Where the
-weights are not here, random ones take the same time.
+takes run.py's words, times the run's network for some seconds (`seconds=10`) and multiplies. Where
+the weights are missing, random ones take the same time.
 """
 
 import contextlib
 import math
 import resource
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
+from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from pndm import config, evaluation
-from pndm.inference import Runner
+from pndm._devices import resolve_device, synchronize
+from pndm._errors import PndmError, one_line
+from pndm.config.build import build_schedule, build_solver
+from pndm.config.compose import compose_runs
+from pndm.config.schema import ConfigError, Run
+from pndm.evaluation.features import DIMENSIONS, MissingReference, load_extractor
 from pndm.models.architectures import ARCHITECTURES
 from pndm.models.registry import WEIGHTS, find
 from pndm.models.unet import UNet
 from pndm.plans import plan
+from pndm.runs.batches import BatchSize, sample_batch
+from pndm.runs.job import Job
+from pndm.runs.network import Runner
+from pndm.runs.shards import SHARD
+from pndm.runs.timing import Timing, time_evaluations
 from pndm.solvers import ProbabilityFlow
-from pndm.worker import SHARD, Job
 
 SECONDS = 10.0
-"""How long a calibration samples."""
-
-DIMENSIONS = {"digits": 64, "inception": 2048}
-"""Features of an image, each of four bytes."""
+"""How long the network is timed."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +48,8 @@ class Cost:
     """The prediction for a run.
 
     `nfe` evaluations of each image and `flops` operations in all (a multiplication and an addition
-    are two), `sampling` and `features` seconds (None where no extractor is here), `memory` of this
-    process, or of the graphics card, and `disk` in bytes. `batch` images were evaluated at once,
-    in `rate` seconds for each and evaluation.
+    are two), `sampling` and `features` seconds (None where there is no extractor), `memory` of
+    this process, or of the GPU, and `disk` in bytes. `timing` is what it is based on.
     """
 
     nfe: float
@@ -52,49 +58,51 @@ class Cost:
     features: float | None
     memory: int
     disk: int
-    batch: int
-    rate: float
+    timing: Timing
 
 
-class Enough(Exception):
-    """The calibration has sampled for long enough."""
+def predict(cfg: Run, seconds: float = SECONDS) -> Cost:
+    """The cost of a run, from timing its network for so many seconds.
+
+    CheckpointError where the weights of an adaptive method are missing, as its evaluations depend
+    on them.
+    """
+    solver = build_solver(cfg.solver)
+    runner = load_runner(cfg)
+    if isinstance(solver, ProbabilityFlow):
+        nfe, timing = time_adaptive(cfg, Job(cfg).network, seconds)
+    else:
+        schedule = build_schedule(cfg.schedule, cfg.convention)
+        nfe = plan(solver, schedule, cfg.steps, cfg.grid, cfg.model.prediction).nfe
+        timing = time_network(cfg, runner, seconds)
+    evaluations = nfe * cfg.samples
+    copies = 2 if cfg.save_images == "npz" else 1
+    dimension = DIMENSIONS[cfg.dataset.extractor] if cfg.fid == "auto" else 0
+    return Cost(
+        nfe=nfe,
+        flops=evaluations * flops(architecture(cfg)),
+        sampling=evaluations * timing.seconds,
+        features=time_features(cfg, runner, timing.batch) if cfg.fid == "auto" else None,
+        memory=peak_memory(runner.device),
+        disk=cfg.samples * (copies * math.prod(runner.arch.image) + 4 * dimension),
+        timing=timing,
+    )
 
 
-class Stopwatch:
-    """Counts a run's evaluations in place of its progress bar, and stops it after some seconds."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self.times = [time.perf_counter()]
-        self.counts: list[int] = []
-
-    def __call__(self, evaluations: int) -> None:
-        self.times.append(time.perf_counter())
-        self.counts.append(evaluations)
-        if self.times[-1] - self.times[0] > self.seconds:
-            raise Enough
-
-    @property
-    def rate(self) -> float:
-        """Seconds of one image's evaluation; the first batch, if there are more, warms up."""
-        first = min(1, len(self.counts) - 1)
-        return (self.times[-1] - self.times[first]) / sum(self.counts[first:])
+def has_weights(cfg: Run) -> bool:
+    """Whether a run's weights are on this machine."""
+    return cfg.model.checkpoint is not None or find(cfg.model.name).present
 
 
-class Untrained(Job):
-    """A job whose network has random weights."""
-
-    @cached_property
-    def network(self) -> Runner:
-        network = UNet(ARCHITECTURES[architecture(self.cfg)]).eval()
-        return Runner(network, self.device, self.cfg.precision, self.cfg.compile)
-
-    @property
-    def batch_size(self) -> int:
-        return self.cfg.batch_size
+def load_runner(cfg: Run) -> Runner:
+    """A run's network, with random weights, which take the same time, where its own are missing."""
+    if has_weights(cfg):
+        return Job(cfg).network
+    network = UNet(ARCHITECTURES[architecture(cfg)]).eval()
+    return Runner(network, torch.device(resolve_device(cfg.device)), cfg.precision, cfg.compile)
 
 
-def architecture(cfg: config.Run) -> str:
+def architecture(cfg: Run) -> str:
     """The architecture of a run's network."""
     if cfg.model.architecture is not None:
         return cfg.model.architecture
@@ -113,99 +121,73 @@ def flops(architecture: str) -> float:
     return counter.get_total_flops()
 
 
-def calibrate(job: Job, seconds: float) -> tuple[Stopwatch, int]:
-    """Sample as a run does, for so many seconds at least; and how many images at once."""
-    batch, watch = min(job.batch_size, job.cfg.samples, SHARD), Stopwatch(seconds)
-    with contextlib.suppress(Enough):
-        while True:
-            job.sample(range(batch), watch)
-    return watch, batch
+def time_network(cfg: Run, runner: Runner, seconds: float) -> Timing:
+    """The time of an evaluation in the batches of a run."""
+    with tempfile.TemporaryDirectory() as folder:
+        size = BatchSize(min(cfg.batch_size, cfg.samples, SHARD), Path(folder))
+        return time_evaluations(runner, size, seconds)
 
 
-def present(cfg: config.Run) -> bool:
-    """Whether a run's weights are here."""
-    return cfg.model.checkpoint is not None or find(cfg.model.name).present
+def time_adaptive(cfg: Run, runner: Runner, seconds: float) -> tuple[float, Timing]:
+    """The evaluations of an image by an adaptive method, and the time of each, from one batch.
 
-
-def stand_in(cfg: config.Run) -> Job:
-    """A run's job, with random weights, which take the same time, where its own are not here."""
-    return Job(cfg) if present(cfg) else Untrained(cfg)
-
-
-def predict(cfg: config.Run, seconds: float = SECONDS) -> Cost:
-    """The cost of a run, from sampling one batch of it for so many seconds.
-
-    CheckpointError where the weights of an adaptive method are missing, as its evaluations depend
-    on them.
+    The batch grows until it takes a tenth of the seconds, or is the run's own.
     """
-    adaptive = isinstance(config.solver(cfg.solver), ProbabilityFlow)
-    job = Job(cfg) if adaptive else stand_in(cfg)
-    watch, batch = calibrate(job, seconds)
-    if adaptive:  # its images are finished all at once
-        nfe = watch.counts[0] / batch
-    else:
-        settings = config.solver(cfg.solver), config.schedule(cfg.schedule, cfg.convention)
-        nfe = plan(*settings, cfg.steps, cfg.grid, cfg.model.prediction).nfe
-    evaluations = nfe * cfg.samples
-    copies = 2 if cfg.save_images == "npz" else 1
-    dimension = DIMENSIONS[cfg.dataset.extractor] if cfg.fid == "auto" else 0
-    return Cost(
-        nfe=nfe,
-        flops=evaluations * flops(architecture(cfg)),
-        sampling=evaluations * watch.rate,
-        features=seconds_of_features(job, batch) if cfg.fid == "auto" else None,
-        memory=peak(job.device),
-        disk=cfg.samples * (copies * math.prod(job.shape) + 4 * dimension),
-        batch=batch,
-        rate=watch.rate,
-    )
+    batch, largest = 1, min(cfg.batch_size, cfg.samples, SHARD)
+    while True:
+        began = time.monotonic()
+        _, nfe = sample_batch(cfg, runner, range(batch), lambda images: None)
+        duration = time.monotonic() - began
+        if duration > seconds / 10 or batch == largest:
+            return nfe.double().mean().item(), Timing(batch, duration / int(nfe.sum()))
+        batch = min(4 * batch, largest)
 
 
-def seconds_of_features(job: Job, batch: int) -> float | None:
+def time_features(cfg: Run, runner: Runner, batch: int) -> float | None:
     """What the features of all images will take; None where there is no extractor."""
     try:
-        extractor = evaluation.extractor(job.cfg.dataset.extractor, job.device)
-    except evaluation.MissingReference:
+        extractor = load_extractor(cfg.dataset.extractor, runner.device)
+    except MissingReference:
         return None
-    pixels = torch.zeros(batch, *job.shape, dtype=torch.uint8)
-    for _ in range(2):  # the first one warms up
-        began = time.perf_counter()
-        extractor(pixels).cpu()
-        seconds = time.perf_counter() - began
-    return seconds / batch * job.cfg.samples
+    pixels = torch.zeros(batch, *runner.arch.image, dtype=torch.uint8)
+    seconds = 0.0
+    for _ in range(2):  # the first call warms up
+        began = time.monotonic()
+        extractor(pixels)
+        synchronize(runner.device)
+        seconds = time.monotonic() - began
+    return seconds / batch * cfg.samples
 
 
-def peak(device: torch.device) -> int:
-    """The most bytes that were in use: of the graphics card, else of this process."""
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that were reserved on the GPU, else in use by this process."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        return torch.cuda.max_memory_reserved(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def show(cfg: config.Run, cost: Cost) -> None:
+def show(cfg: Run, cost: Cost) -> None:
     """The prediction as a table."""
+    missing = "no extractor here" if cfg.fid == "auto" else "fid=off"
+    rate, speed = cost.timing, cost.flops / cost.sampling / 1e9
+    rows = {
+        "run": f"{cfg.dataset.name}, {cfg.schedule['name']}, {cfg.model.name}",
+        "evaluations": f"{cost.nfe:g} × {cfg.samples:,} images, {cost.flops:.3g} FLOP",
+        "sampling": format_duration(cost.sampling),
+        "features": missing if cost.features is None else format_duration(cost.features),
+        "memory": format_size(cost.memory),
+        "disk": format_size(cost.disk),
+        "measured with": f"{rate.batch} images at once: {1e3 * rate.seconds:.3g} ms each, "
+        f"{speed:,.0f} GFLOP/s",
+    }
     table = Table(show_header=False)
-    table.add_row("run", f"{cfg.dataset.name}, {cfg.schedule['name']}, {cfg.model.name}")
-    table.add_row("evaluations", f"{cost.nfe:g} × {cfg.samples:,} images, {cost.flops:.3g} FLOP")
-    table.add_row("sampling", duration(cost.sampling))
-    table.add_row(
-        "features",
-        duration(cost.features)
-        if cost.features is not None
-        else ("no extractor here" if cfg.fid == "auto" else "fid=off"),
-    )
-    table.add_row("memory", size(cost.memory))
-    table.add_row("disk", size(cost.disk))
-    speed = cost.flops / cost.sampling / 1e9
-    table.add_row(
-        "measured with",
-        f"{cost.batch} images at once: {1e3 * cost.rate:.3g} ms each, {speed:,.0f} GFLOP/s",
-    )
+    for name, value in rows.items():
+        table.add_row(name, value)
     Console().print(table)
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Seconds in a unit that people read."""
     for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
@@ -213,18 +195,18 @@ def duration(seconds: float) -> str:
     return f"{seconds:.1f} s"
 
 
-def size(count: int) -> str:
+def format_size(count: int) -> str:
     """Bytes in a unit that people read."""
     return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 
-def given(word: str) -> float:
+def parse_seconds(word: str) -> float:
     """The value of seconds=…; ConfigError where it is none."""
     with contextlib.suppress(ValueError):
         seconds = float(word.partition("=")[2])
         if 0 < seconds < math.inf:
             return seconds
-    raise config.ConfigError(f"{word}: give a positive number of seconds")
+    raise ConfigError(f"{word}: give a positive number of seconds")
 
 
 def main(words: Sequence[str]) -> None:
@@ -233,11 +215,11 @@ def main(words: Sequence[str]) -> None:
         return print(__doc__)
     own = [word for word in words if word.startswith("seconds=")]
     try:
-        seconds = given(own[-1]) if own else SECONDS
-        for cfg in config.cells([word for word in words if word not in own], multirun=True):
+        seconds = parse_seconds(own[-1]) if own else SECONDS
+        for cfg in compose_runs([word for word in words if word not in own], multirun=True):
             show(cfg, predict(cfg, seconds))
-    except config.EXPECTED as error:
-        sys.exit(f"error: {config.one_line(error)}")
+    except PndmError as error:
+        sys.exit(f"error: {one_line(error)}")
 
 
 if __name__ == "__main__":

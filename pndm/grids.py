@@ -11,6 +11,7 @@ from itertools import pairwise
 from numbers import Integral
 from typing import SupportsInt, TypeGuard
 
+from pndm._errors import InputError
 from pndm.schedules import Schedule, linspace
 
 Grid = str | Sequence[float]
@@ -82,9 +83,9 @@ GRIDS: dict[str, Callable[[int, Schedule], list[float]]] = {
 
 
 def named(grid: str) -> Callable[[int, Schedule], list[float]]:
-    """The grid of that name; ValueError where there is none."""
+    """The grid of that name; InputError where there is none."""
     if grid not in GRIDS:
-        raise ValueError(f"no grid {grid!r}: use {', '.join(GRIDS)}, or a list of times")
+        raise InputError(f"no grid {grid!r}: use {', '.join(GRIDS)}, or a list of times")
     return GRIDS[grid]
 
 
@@ -96,13 +97,13 @@ def is_whole(number: object) -> TypeGuard[SupportsInt]:
 def times(grid: Grid, steps: int | None, schedule: Schedule) -> tuple[float, ...]:
     """The N+1 descending times [t_0, …, t_N] of a named grid, or a list of them, checked.
 
-    ValueError for an unknown name, steps outside 1…T, and a list that is not strictly descending,
+    InputError for an unknown name, steps outside 1…T, and a list that is not strictly descending,
     leaves [−1, T−1], stands below 0 before its end, or disagrees with `steps`.
     """
     if isinstance(grid, str):
         make = named(grid)
         if not is_whole(steps) or not 1 <= (count := int(steps)) <= schedule.timesteps:
-            raise ValueError(
+            raise InputError(
                 f"steps is {steps}, but must be a whole number from 1 to {schedule.timesteps}"
             )
         if make in (uniform_lambda, karras):
@@ -110,21 +111,21 @@ def times(grid: Grid, steps: int | None, schedule: Schedule) -> tuple[float, ...
         return (*(float(t) for t in reversed(make(count, schedule))), -1.0)
 
     if not isinstance(grid, Iterable):
-        raise ValueError(f"grid is {grid!r}, but must be a name or a list of times")
+        raise InputError(f"grid is {grid!r}, but must be a name or a list of times")
     try:
         nodes = tuple(float(t) for t in grid)
     except (TypeError, ValueError):
-        raise ValueError(f"grid is {grid!r}, but must be a name or a list of times") from None
+        raise InputError(f"grid is {grid!r}, but must be a name or a list of times") from None
     if len(nodes) < 2 or any(not t > s for t, s in pairwise(nodes)):
-        raise ValueError("a list of times must be strictly descending, with two entries at least")
+        raise InputError("a list of times must be strictly descending, with two entries at least")
     if steps is not None and steps != len(nodes) - 1:
-        raise ValueError(
+        raise InputError(
             f"steps is {steps}, but the list of {len(nodes)} times makes {len(nodes) - 1}"
         )
     for t in (nodes[0], nodes[-1]):
         schedule.check(t)
     if nodes[-2] < 0:
-        raise ValueError(
+        raise InputError(
             f"the network would be evaluated at {nodes[-2]}: only the end may be below 0"
         )
     return nodes

@@ -9,11 +9,13 @@ from random import Random
 import torch
 from torch import Tensor
 
+from pndm._errors import InputError
+
 
 def initial_noise(seeds: Iterable[int], shape: Sequence[int]) -> Tensor:
     """x_T ~ N(0, 1) for each seed, [len(seeds), *shape] float32 on the CPU.
 
-    Image i is drawn from a generator of its own, seeded with its seed. ValueError for a negative
+    Image i is drawn from a generator of its own, seeded with its seed. InputError for a negative
     seed.
     """
     return _stack([_normal(check_seed(seed), shape) for seed in seeds], shape)
@@ -38,10 +40,10 @@ def derive_seed(purpose: str, *numbers: int) -> int:
 
 
 def check_seed(seed: int) -> int:
-    """The seed as an int, if torch takes it; ValueError otherwise."""
+    """The seed as an int, if torch takes it; InputError otherwise."""
     seed = operator.index(seed)
     if not 0 <= seed < 2**63:
-        raise ValueError(f"seed {seed} must lie between 0 and 2**63 - 1")
+        raise InputError(f"seed {seed} must lie between 0 and 2**63 - 1")
     return seed
 
 

@@ -12,12 +12,13 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
-from pndm.gradient import EULER, Gradient
+from pndm._errors import InputError
 from pndm.grids import Grid, times
 from pndm.prediction import Prediction, of_output
 from pndm.schedules import Node, Schedule
 from pndm.solvers import ProbabilityFlow, Solver, require_order
-from pndm.transfer import Keep, Move, Transfer
+from pndm.solvers.gradient import EULER, Gradient
+from pndm.solvers.transfer import Keep, Move, Transfer
 
 
 class Combination(NamedTuple):
@@ -82,23 +83,23 @@ class Plan:
         cells = [("row", "time", "keep", "base", "point", "reaches")]
         for i, row in enumerate(self.rows):
             reaches = "" if row.ends is None else f"{self.nodes[row.ends].time:g}"
-            point = "the same" if row.point == row.base else written(row.point)
-            keep = terms_written([(row.keep[0], "x"), (row.keep[1], "e")])
+            point = "the same" if row.point == row.base else format_combination(row.point)
+            keep = format_terms([(row.keep[0], "x"), (row.keep[1], "e")])
             keep += f" within ±{row.clip:g}" if row.clip is not None else ""
-            base = written(row.base) + (f" + {row.noise:.6g}·z" if row.noise else "")
+            base = format_combination(row.base) + (f" + {row.noise:.6g}·z" if row.noise else "")
             cells.append((str(i), f"{row.time:g}", keep, base, point, reaches))
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
         return "\n".join([head, *lines])
 
 
-def written(combination: Combination) -> str:
+def format_combination(combination: Combination) -> str:
     """A combination as a formula: 0.98·base − 0.5·k3 …"""
     terms = [(weight, f"k{row}") for row, weight in combination.terms]
-    return terms_written([(combination.scale, "base"), *terms])
+    return format_terms([(combination.scale, "base"), *terms])
 
 
-def terms_written(terms: Sequence[tuple[float, str]]) -> str:
+def format_terms(terms: Sequence[tuple[float, str]]) -> str:
     """Σ weight·name in writing, without the zeros."""
     text = ""
     for weight, name in terms:
@@ -117,25 +118,25 @@ def plan(
 ) -> Plan:
     """Compile a solver on a schedule and a grid (a name, or N+1 descending times); cached.
 
-    `prediction` is what the network returns: noise, data or velocity. ValueError for one that
+    `prediction` is what the network returns: noise, data or velocity. InputError for one that
     does not exist, for a grid or a number of steps that does not (see `pndm.grids.times`), for
     fewer steps than a solver's order, for what is no solver or schedule, and for `pf`, which
     chooses its steps as it goes.
     """
     require(solver, schedule)
     if isinstance(solver, ProbabilityFlow):
-        raise ValueError("pf is adaptive and has no plan: pndm.sample and pndm.flow integrate it")
+        raise InputError("pf is adaptive and has no plan: pndm.sample and pndm.probability_flow integrate it")
     stands = times(grid, steps, schedule)
     require_order(solver, len(stands) - 1)
     return _compile(solver, schedule, stands, prediction)
 
 
 def require(solver: object, schedule: object) -> None:
-    """ValueError for a name, or anything else, in the place of a solver or a schedule."""
+    """InputError for a name, or anything else, in the place of a solver or a schedule."""
     if not isinstance(solver, Solver | ProbabilityFlow):
-        raise ValueError(f"solver is {solver!r}, but must be a solver, as pndm.solvers.plms()")
+        raise InputError(f"solver is {solver!r}, but must be a solver, as pndm.solvers.plms()")
     if not isinstance(schedule, Schedule):
-        raise ValueError(f"schedule is {schedule!r}, but must be one, as pndm.schedules.linear()")
+        raise InputError(f"schedule is {schedule!r}, but must be one, as pndm.schedules.linear()")
 
 
 @lru_cache(maxsize=256)
@@ -158,13 +159,13 @@ def _compile(
         new = _step(solver.transfer, gradient, schedule, (t, s), step, firsts, len(rows))
         if solver.corrector is not None:
             corrected = _correct(solver, schedule, behind, left + 1, image, [len(rows), *firsts])
-            new = [_after(corrected, row, s == nodes[-1]) for row in new]
+            new = [apply_corrector(corrected, row, s == nodes[-1]) for row in new]
         rows += new
         firsts.insert(0, len(rows) - gradient.stages)
     rows = [
         row._replace(keep=of_output(row.keep, prediction, schedule.node(row.time))) for row in rows
     ]
-    return Plan(solver, nodes, _forget(rows))
+    return Plan(solver, nodes, mark_last_uses(rows))
 
 
 def _correct(
@@ -181,10 +182,10 @@ def _correct(
     ends = behind[1], behind[0]
     gradient = solver.corrector.tableau(schedule, behind, ends, left + 1, image)
     weights = [*gradient.b, *gradient.past]
-    return _along(solver.transfer.move(*ends), weights, (), through[: len(weights)])
+    return step_along(solver.transfer.move(*ends), weights, (), through[: len(weights)])
 
 
-def _after(corrected: Combination, row: Row, last: bool) -> Row:
+def apply_corrector(corrected: Combination, row: Row, last: bool) -> Row:
     """A row whose base is first corrected; where another follows, the base stays there."""
     x = row.point
     terms = dict(x.terms)
@@ -213,13 +214,13 @@ def _step(
         if i + 1 < gradient.stages:
             c = gradient.c[i + 1]
             weights = [a / c for a in gradient.a[i + 1]]
-            point = _along(transfer.move(t, stops[i + 1]), weights, keeps, own[: i + 1])
+            point = step_along(transfer.move(t, stops[i + 1]), weights, keeps, own[: i + 1])
             rows.append(Row(stop.time, keep[:2], transfer.clip, STAY, point, 0.0, None))
         else:
             past = tuple(firsts[: len(gradient.past)])
             weights = [*gradient.b, *gradient.past]
             move = transfer.move(t, s)
-            x = _along(move, weights, keeps, [*own, *past])
+            x = step_along(move, weights, keeps, [*own, *past])
             rows.append(Row(stop.time, keep[:2], transfer.clip, x, x, move.noise, step + 1))
     return rows
 
@@ -238,7 +239,7 @@ def _between(schedule: Schedule, t: Node, s: Node, c: float, clock: str) -> Node
     return schedule.node(t.time + c * (s.time - t.time))
 
 
-def _along(
+def step_along(
     move: Move, weights: Sequence[float], keeps: Sequence[Keep], rows: Sequence[int]
 ) -> Combination:
     """`move` along Σ weight·(k_row + b·base), the first of them kept in this step by `keeps`."""
@@ -247,7 +248,7 @@ def _along(
     return Combination(move.scale + move.gain * from_base, terms)
 
 
-def _forget(rows: Sequence[Row]) -> tuple[Row, ...]:
+def mark_last_uses(rows: Sequence[Row]) -> tuple[Row, ...]:
     """Let each k go after the last row that uses it, so that memory is O(order)."""
     last_use = {i: i for i in range(len(rows))}
     for i, row in enumerate(rows):

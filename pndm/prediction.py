@@ -3,6 +3,7 @@
 import math
 from typing import Literal, get_args
 
+from pndm._errors import InputError
 from pndm.schedules import Node
 
 Prediction = Literal["noise", "data", "velocity"]
@@ -13,7 +14,7 @@ def as_noise(prediction: Prediction, alpha_bar: float) -> tuple[float, float]:
 
     data:     e = (x − √ᾱ·x_0)/√(1−ᾱ)
     velocity: e = √(1−ᾱ)·x + √ᾱ·v, of v = √ᾱ·e − √(1−ᾱ)·x_0 (Salimans & Ho 2022)
-    ᾱ in (0, 1). ValueError for another prediction.
+    ᾱ in (0, 1). InputError for another prediction.
     """
     signal, noise = math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar)
     match prediction:
@@ -25,7 +26,7 @@ def as_noise(prediction: Prediction, alpha_bar: float) -> tuple[float, float]:
             return noise, signal
         case _:
             known = ", ".join(get_args(Prediction))
-            raise ValueError(f"no prediction {prediction!r}: use {known}")
+            raise InputError(f"no prediction {prediction!r}: use {known}")
 
 
 def of_output(

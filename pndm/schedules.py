@@ -17,6 +17,8 @@ from itertools import accumulate
 from numbers import Integral
 from typing import Literal, NamedTuple, get_args
 
+from pndm._errors import InputError
+
 Convention = Literal["aligned", "released", "diffusers"]
 
 MIN_ALPHA_BAR = 4e-5
@@ -51,7 +53,7 @@ class Schedule(ABC):
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_alpha_bar < 1:
-            raise ValueError(f"min_alpha_bar is {self.min_alpha_bar}, but must lie in [0, 1)")
+            raise InputError(f"min_alpha_bar is {self.min_alpha_bar}, but must lie in [0, 1)")
 
     @abstractmethod
     def log_alpha_bar(self, t: float) -> float:
@@ -68,12 +70,12 @@ class Schedule(ABC):
     def time_at(self, log_alpha_bar: float) -> float:
         """The inverse of `log_alpha_bar`, for nodes that are placed in another clock than t.
 
-        Raises ValueError where the convention makes ᾱ a staircase, which has no inverse.
+        Raises InputError where the convention makes ᾱ a staircase, which has no inverse.
         """
         return self.inverse(log_alpha_bar)
 
     def alpha_bar(self, t: float) -> float:
-        """ᾱ(t) in float64, for real t in [−1, timesteps−1]; ValueError outside."""
+        """ᾱ(t) in float64, for real t in [−1, timesteps−1]; InputError outside."""
         return math.exp(self.log_alpha_bar(t))
 
     def node(self, t: float) -> Node:
@@ -92,7 +94,7 @@ class Schedule(ABC):
     def check(self, t: float) -> None:
         """Refuse a time at which no ᾱ is defined."""
         if not -1 <= t <= self.timesteps - 1:
-            raise ValueError(f"time {t} lies outside [-1, {self.timesteps - 1}] of {self.name}")
+            raise InputError(f"time {t} lies outside [-1, {self.timesteps - 1}] of {self.name}")
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ class Table(Schedule):
 
     def time_at(self, log_alpha_bar: float) -> float:
         if self.convention == "released":
-            raise ValueError(
+            raise InputError(
                 "the released convention truncates times, so its clock has no inverse: "
                 "use grid=leading, linspace, trailing or quadratic, or convention=aligned"
             )
@@ -141,7 +143,7 @@ class Table(Schedule):
     def inverse(self, log_alpha_bar: float) -> float:
         first, last = self._knot(-1), self._knot(self.timesteps - 1)
         if not last <= log_alpha_bar <= first:
-            raise ValueError(f"log ᾱ = {log_alpha_bar} lies outside [{last}, {first}]")
+            raise InputError(f"log ᾱ = {log_alpha_bar} lies outside [{last}, {first}]")
         right = bisect_left(range(self.timesteps), -log_alpha_bar, key=lambda i: -self._knot(i))
         start, end = self._knot(right - 1), self._knot(right)
         return float(right) if start == end else right - (log_alpha_bar - end) / (start - end)
@@ -181,12 +183,12 @@ class VP(Schedule):
 
 
 def check_betas(name: str, timesteps: int, *betas: float) -> None:
-    """ValueError for a number of times that is not whole from 1, or a β not between 0 and 1."""
+    """InputError for a number of times that is not whole from 1, or a β not between 0 and 1."""
     if not isinstance(timesteps, Integral) or timesteps < 1:
-        raise ValueError(f"{name}: timesteps is {timesteps}, but must be a whole number from 1")
+        raise InputError(f"{name}: timesteps is {timesteps}, but must be a whole number from 1")
     for beta in betas:
         if not 0 < beta < 1:
-            raise ValueError(f"{name}: every β must lie strictly between 0 and 1, not {beta}")
+            raise InputError(f"{name}: every β must lie strictly between 0 and 1, not {beta}")
 
 
 def from_betas(
@@ -202,7 +204,7 @@ def from_betas(
     betas = tuple(betas)
     check_betas(name, len(betas), *betas)
     if convention not in get_args(Convention):
-        raise ValueError(f"no convention {convention!r}: use {', '.join(get_args(Convention))}")
+        raise InputError(f"no convention {convention!r}: use {', '.join(get_args(Convention))}")
     floor = min_alpha_bar if convention == "aligned" else 0.0
     table = tuple(accumulate(math.log1p(-beta) for beta in betas))
     return Table(name, len(betas), convention, floor, table)

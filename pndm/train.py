@@ -4,7 +4,7 @@
 
 The loss is Ho et al.'s L_simple = E‖e − e_θ(√ᾱ_t·x_0 + √(1−ᾱ_t)·e, t)‖² (eq. 14), its times
 stratified over the batch. Everything random in iteration i is drawn from (seed, i) alone, so a
-run that was stopped goes on from its checkpoint as if it had never been.
+run that was stopped continues from its checkpoint as if it had never been.
 """
 
 import copy
@@ -26,9 +26,20 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from pndm import config, datasets, images, noise, records
+from pndm import noise
+from pndm._devices import resolve_device
+from pndm._errors import NonFiniteError, PndmError, one_line
+from pndm._files import sha256, write_atomic, write_json
+from pndm._provenance import commit as current_commit
+from pndm._provenance import versions
+from pndm.config.build import build_schedule
+from pndm.config.compose import compose_train
+from pndm.config.schema import ConfigError, Recipe, Train
+from pndm.data import datasets, images
 from pndm.models.registry import ARCHITECTURES
 from pndm.models.unet import UNet
+from pndm.sampling import sample
+from pndm.solvers import ddim
 
 
 def loss(model: nn.Module, x_0: Tensor, alpha_bar: Tensor) -> Tensor:
@@ -61,7 +72,7 @@ def generator(seed: int, stream: int) -> torch.Generator:
     return torch.Generator().manual_seed(noise.derive_seed("epoch", seed, stream))
 
 
-def learning_rate(iteration: int, recipe: config.Recipe) -> float:
+def learning_rate(iteration: int, recipe: Recipe) -> float:
     """Linear warm-up, then constant or, with `decay`, half a cosine down to zero."""
     rate = recipe.lr * min(1.0, (iteration + 1) / max(recipe.warmup, 1))
     if recipe.decay:
@@ -77,13 +88,13 @@ def update_ema(ema: nn.Module, model: nn.Module, decay: float, iteration: int) -
         average.lerp_(weight, 1 - d)
 
 
-def train(cfg: config.Train) -> Path:
+def train(cfg: Train) -> Path:
     """Train to `cfg.recipe.iterations`, resuming if there is a checkpoint; the weights' path."""
     recipe, out = cfg.recipe, Path(cfg.output)
-    device = torch.device(config.device(cfg.device))
+    device = torch.device(resolve_device(cfg.device))
     root = None if cfg.dataset.root is None else Path(cfg.dataset.root)
     data = datasets.source(cfg.dataset.name)("train" if cfg.holdout else "all", root)
-    schedule = config.schedule(cfg.schedule)
+    schedule = build_schedule(cfg.schedule)
     alpha_bar = torch.tensor([schedule.alpha_bar(t) for t in range(schedule.timesteps)])
     alpha_bar = alpha_bar.to(device)
 
@@ -91,10 +102,10 @@ def train(cfg: config.Train) -> Path:
     model = UNet(ARCHITECTURES[cfg.architecture]).to(device)
     ema = copy.deepcopy(model).eval().requires_grad_(False)
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr)
-    start, losses, seconds, commit = 0, [], 0.0, records.commit()
+    start, losses, seconds, commit = 0, [], 0.0, current_commit()
     sizes, arch = data[0].shape, model.arch
     if sizes != arch.image:
-        raise config.ConfigError(
+        raise ConfigError(
             f"architecture={cfg.architecture} is not for images {list(sizes)} of "
             f"dataset={cfg.dataset.name}"
         )
@@ -139,7 +150,7 @@ def train(cfg: config.Train) -> Path:
         if done % recipe.log_every == 0 or done == recipe.iterations:
             mean = torch.stack(window).mean().item()
             if not math.isfinite(mean):
-                raise FloatingPointError(f"loss is {mean} at iteration {done}: lower recipe.lr")
+                raise NonFiniteError(f"loss is {mean} at iteration {done}: lower recipe.lr")
             losses.append([done, mean])
             window = []
             bar.set_postfix(loss=f"{mean:.4f}")
@@ -156,12 +167,12 @@ def train(cfg: config.Train) -> Path:
                 "seconds": seconds,
                 "commit": commit,
             }
-            records.atomic(checkpoint, partial(torch.save, state))
+            write_atomic(checkpoint, partial(torch.save, state))
     bar.close()
     return finish(cfg, ema, losses, seconds, commit)
 
 
-def identity(cfg: config.Train) -> dict[str, Any]:
+def identity(cfg: Train) -> dict[str, Any]:
     """What determines the weights, but for the number of iterations; plain, as files hold it."""
     found: dict[str, Any] = dataclasses.asdict(cfg)
     for key in ("output", "device", "workers"):
@@ -181,7 +192,7 @@ def resumed(
         saved = torch.load(path, weights_only=True, map_location=device)
         done, found = saved["iteration"], saved["settings"]
     except Exception as error:  # torch raises whatever its readers meet in a broken file
-        raise config.ConfigError(
+        raise ConfigError(
             f"{path} is no checkpoint of this version ({type(error).__name__}): remove it, or "
             "give another output="
         ) from None
@@ -189,7 +200,7 @@ def resumed(
     if done > iterations:
         flat.append(f"{done} iterations done")
     if flat:
-        raise config.ConfigError(
+        raise ConfigError(
             f"{path} is of another training ({', '.join(flat)}): give another output="
         )
     return saved
@@ -204,18 +215,17 @@ def _differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
         yield f"{name}={found}"
 
 
-def finish(cfg: config.Train, ema: UNet, losses: list, seconds: float, commit: str | None) -> Path:
+def finish(cfg: Train, ema: UNet, losses: list, seconds: float, commit: str | None) -> Path:
     """Write the averaged weights, their card, the loss curve and a picture of samples."""
-    from pndm import sampling, solvers
 
     out = Path(cfg.output)
     weights = out / f"{out.name}.safetensors"
-    records.atomic(weights, lambda path: save_file(ema.state_dict(), path))
-    records.write_json(out / "losses.json", losses)
+    write_atomic(weights, lambda path: save_file(ema.state_dict(), path))
+    write_json(out / "losses.json", losses)
 
-    schedule = config.schedule(cfg.schedule)
+    schedule = build_schedule(cfg.schedule)
     x_T = noise.initial_noise(range(100), ema.arch.image).to(next(ema.parameters()).device)
-    x_0 = sampling.sample(ema, x_T, solver=solvers.ddim(), schedule=schedule, steps=100)
+    x_0 = sample(ema, x_T, solver=ddim(), schedule=schedule, steps=100)
     images.save_grid(images.to_uint8(x_0), out / "samples.png")
 
     card = {
@@ -235,12 +245,12 @@ def finish(cfg: config.Train, ema: UNet, losses: list, seconds: float, commit: s
         "seconds": round(seconds, 1),
         "threads": torch.get_num_threads(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "sha256": records.sha256(weights),
+        "sha256": sha256(weights),
         "commit": commit,
         "date": time.strftime("%Y-%m-%d"),
-        "versions": records.versions(),
+        "versions": versions(),
     }
-    records.write_json(weights.with_suffix(".json"), card)
+    write_json(weights.with_suffix(".json"), card)
     print(json.dumps(card, indent=2))
     return weights
 
@@ -256,11 +266,11 @@ def main(words: list[str]) -> None:
     if {"-h", "--help"} & set(words):
         return print(__doc__)
     try:
-        train(config.compose_train(words))
-    except config.EXPECTED as error:
-        sys.exit(f"error: {config.one_line(error)}")
+        train(compose_train(words))
+    except PndmError as error:
+        sys.exit(f"error: {one_line(error)}")
     except KeyboardInterrupt:
-        sys.exit("interrupted: the same command goes on from the last checkpoint")
+        sys.exit("interrupted: the same command continues from the last checkpoint")
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ import time
 
 import numpy as np
 
-from pndm import config
+from pndm.config.compose import CONF
 
-ROOT = config.CONF.parent
+ROOT = CONF.parent
 
 
 def start(arguments, folder, within=(), **environment):

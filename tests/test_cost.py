@@ -4,12 +4,13 @@ import time
 
 import pytest
 
-from pndm import config, cost
-from pndm.cost import Enough, Stopwatch
+from pndm import cost
+from pndm.config.compose import compose_runs
+from pndm.cost import StopTiming, Stopwatch
 
 
 def predicted(*words, seconds=0.3):
-    (cfg,) = config.cells([*words, "device=cpu"])
+    (cfg,) = compose_runs([*words, "device=cpu"])
     return cost.predict(cfg, seconds)
 
 
@@ -52,7 +53,7 @@ def test_the_first_batch_warms_up(monkeypatch):
     watch = Stopwatch(6.5)
     watch(10)
     watch(10)
-    with pytest.raises(Enough):
+    with pytest.raises(StopTiming):
         watch(10)
     assert watch.rate == 0.1
 

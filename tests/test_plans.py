@@ -16,11 +16,11 @@ from physics import CONVENTIONS, Process, Symbols, make
 
 import pndm
 from pndm import plans
-from pndm.gradient import AB2, AB3, AB4, EULER, IMPROVED_EULER, RK4
 from pndm.grids import GRIDS, times
 from pndm.schedules import SCHEDULES
 from pndm.solvers import SOLVERS, Solver
-from pndm.transfer import Ancestral, Pseudo
+from pndm.solvers.gradient import AB2, AB3, AB4, EULER, IMPROVED_EULER, RK4
+from pndm.solvers.transfer import Ancestral, Pseudo
 
 pytestmark = pytest.mark.filterwarnings("ignore:grid=leading with one step:UserWarning")
 

@@ -17,7 +17,7 @@ from pndm.models.analytic import Gaussian, Mixture, Point
 from pndm.noise import initial_noise, step_noise
 from pndm.schedules import SCHEDULES, vp
 from pndm.solvers import SOLVERS, Solver
-from pndm.transfer import Ancestral, Data, Pseudo
+from pndm.solvers.transfer import Ancestral, Data, Pseudo
 
 pytestmark = pytest.mark.filterwarnings("ignore:grid=leading with one step:UserWarning")
 

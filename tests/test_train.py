@@ -7,8 +7,11 @@ import torch
 from safetensors.torch import load_file
 
 import pndm
-from experiments import fid_by_steps
-from pndm import config, cost, evaluation, schedules, train
+from experiments.main_table import fid_by_steps
+from pndm import cost, schedules, train
+from pndm.config.compose import compose_train
+from pndm.config.schema import ConfigError
+from pndm.evaluation import __main__
 from pndm.models.analytic import Point
 
 TINY = ["recipe.iterations=6", "recipe.checkpoint_every=2", "recipe.log_every=1", "device=cpu"]
@@ -16,7 +19,7 @@ TINY += ["recipe.batch_size=8", "recipe.warmup=1"]
 
 
 def trained(folder, *arguments):
-    path = train.train(config.compose_train([*TINY, f"output={folder}", *arguments]))
+    path = train.train(compose_train([*TINY, f"output={folder}", *arguments]))
     return load_file(path), json.loads(path.with_suffix(".json").read_text())
 
 
@@ -62,21 +65,21 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path):
     others = {"seed=1": "seed=0", "schedule=cosine": "schedule.name=linear"}
     others |= {"recipe.iterations=2": "6 iterations done", "recipe.lr=0.5": "recipe.lr="}
     for argument, said in others.items():
-        with pytest.raises(config.ConfigError, match=f"another training .*{said}.*output="):
+        with pytest.raises(ConfigError, match=f"another training .*{said}.*output="):
             trained(out, argument)
     (out / "checkpoint.pt").write_bytes((out / "checkpoint.pt").read_bytes()[:5000])
-    with pytest.raises(config.ConfigError, match="no checkpoint of this version"):
+    with pytest.raises(ConfigError, match="no checkpoint of this version"):
         trained(out)
 
 
 def test_help_shows_how_it_is_used(capsys):
-    for main in (train.main, cost.main, evaluation.main, fid_by_steps.main):
+    for main in (train.main, cost.main, __main__.main, fid_by_steps.main):
         main(["--help"])
         assert "python -m " in capsys.readouterr().out
 
 
 def test_an_architecture_for_other_images_is_refused(tmp_path):
-    with pytest.raises(config.ConfigError, match=r"not for images \[1, 8, 8\]"):
+    with pytest.raises(ConfigError, match=r"not for images \[1, 8, 8\]"):
         trained(tmp_path / "net", "architecture=ddpm_cifar10")
 
 
@@ -105,7 +108,7 @@ def test_the_average_forgets_its_start():
 
 
 def test_the_learning_rate_warms_up_and_decays():
-    recipe = config.compose_train([]).recipe
+    recipe = compose_train([]).recipe
     rates = [train.learning_rate(i, recipe) for i in range(recipe.iterations)]
     assert rates[0] < 0.01 * recipe.lr and max(rates) <= recipe.lr
     assert rates[-1] < 1e-6

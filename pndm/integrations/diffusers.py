@@ -21,9 +21,10 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from pndm import grids, schedules
+from pndm._errors import InputError
+from pndm.execute import advance
 from pndm.plans import Plan, plan
 from pndm.prediction import Prediction
-from pndm.sampling import advance
 from pndm.schedules import MIN_ALPHA_BAR, Convention, Schedule
 from pndm.solvers import SOLVERS, Solver
 
@@ -53,7 +54,7 @@ CLOCKS = {
 }
 """diffusers' switches that mean a grid."""
 
-NOTHING = 2.0**-24
+ZERO_SNR_ALPHA_BAR = 2.0**-24
 """ᾱ of the last time where no signal is to be left: above 0 in half precision, too."""
 
 
@@ -65,7 +66,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
     (`diffusers`), `steps_offset` shifts the leading grid as far as it goes, and `clip_sample` and
     `variance_type`, if given, are `ddpm`'s. `grid` is the grid's name where it is not given by
     `timestep_spacing`. Where a plan ends at ᾱ = 1, its ᾱ is floored at `min_alpha_bar` (see
-    `pndm.schedules`), which diffusers does not do: 0 switches it off. ValueError for what does
+    `pndm.schedules`), which diffusers does not do: 0 switches it off. InputError for what does
     not exist.
     """
 
@@ -95,17 +96,17 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         min_alpha_bar: float = MIN_ALPHA_BAR,
     ) -> None:
         if prediction_type not in PREDICTIONS:
-            raise ValueError(
+            raise InputError(
                 f"prediction_type={prediction_type} does not exist: use {', '.join(PREDICTIONS)}"
             )
         fixed = [name for name in SOLVERS if name != "pf"]
         if solver not in fixed:
-            raise ValueError(f"solver={solver} does not exist: use {', '.join(fixed)}")
+            raise InputError(f"solver={solver} does not exist: use {', '.join(fixed)}")
         if thresholding:
-            raise ValueError("thresholding by quantiles is not here: pass thresholding=False")
+            raise InputError("thresholding by quantiles is not here: pass thresholding=False")
         grids.named(grid or timestep_spacing)
         if not grids.is_whole(steps_offset) or steps_offset < 0:
-            raise ValueError(f"steps_offset is {steps_offset}, but must be a whole number from 0")
+            raise InputError(f"steps_offset is {steps_offset}, but must be a whole number from 0")
         options = dict(solver_options or {})
         if solver == "ddpm":
             options = {**ancestral(clip_sample, variance_type), **options}
@@ -123,7 +124,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
             {"convention": convention, "min_alpha_bar": min_alpha_bar},
         )
         if rescale_betas_zero_snr:
-            self.schedule = without_signal(self.schedule)
+            self.schedule = rescale_zero_terminal_snr(self.schedule)
         alphas = [self.schedule.alpha_bar(t) for t in range(num_train_timesteps)]
         self.alphas_cumprod = torch.tensor(alphas)
         self.timesteps = torch.arange(num_train_timesteps - 1, -1, -1)
@@ -138,7 +139,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
     def from_config(cls, config: Any = None, *arguments: Any, **settings: Any) -> Any:
         """Another scheduler's settings, with `settings` in the place of its own or ours.
 
-        ValueError where it is of a process that is not the variance-preserving one of a ᾱ table.
+        InputError where it is of a process that is not the variance-preserving one of a ᾱ table.
         """
         if not isinstance(config, Mapping):
             return super().from_config(config, *arguments, **settings)
@@ -148,15 +149,15 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         if whole and not any(found.get(name) for name in BETAS):
             other.append(f"neither {' nor '.join(BETAS)}")
         if other:
-            raise ValueError(
+            raise InputError(
                 f"a scheduler with {', '.join(other)} is of another process than x = √ᾱ·x_0 + "
                 "√(1−ᾱ)·e with a table of ᾱ: it cannot be taken over"
             )
         if found.get("use_beta_sigmas"):
-            raise ValueError("use_beta_sigmas is a grid that is not here: pass grid= and False")
+            raise InputError("use_beta_sigmas is a grid that is not here: pass grid= and False")
         clips = found.get("solver") == "ddpm" and found.get("clip_sample") is not False
         if clips and found.get("clip_sample_range") not in (None, 1.0):
-            raise ValueError("ddpm clips at ±1: pass clip_sample_range=1 or clip_sample=False")
+            raise InputError("ddpm clips at ±1: pass clip_sample_range=1 or clip_sample=False")
         for name, grid in CLOCKS.items():
             if found.get(name):
                 settings = {"grid": grid, **settings}
@@ -177,7 +178,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         `self.timesteps` then holds the time of every evaluation, fractional ones too.
         """
         if (num_inference_steps is None) == (timesteps is None):
-            raise ValueError("give either num_inference_steps or timesteps")
+            raise InputError("give either num_inference_steps or timesteps")
         if timesteps is None:
             nodes = self._nodes(num_inference_steps)
         else:
@@ -192,7 +193,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Begin at a later evaluation, as image-to-image pipelines do; ValueError below 0."""
         if not grids.is_whole(begin_index) or begin_index < 0:
-            raise ValueError(f"begin_index is {begin_index}, but must be a whole number from 0")
+            raise InputError(f"begin_index is {begin_index}, but must be a whole number from 0")
         self._begin = begin_index
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
@@ -209,19 +210,19 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
     ) -> SchedulerOutput | tuple[Tensor]:
         """One row of the plan: from an evaluation at `sample` to the point of the next one.
 
-        ValueError for an output of another shape, before `set_timesteps`, and after the last row.
+        InputError for an output of another shape, before `set_timesteps`, and after the last row.
         """
         if self.plan is None:
-            raise ValueError("call set_timesteps before step")
+            raise InputError("call set_timesteps before step")
         if model_output.shape != sample.shape:
-            raise ValueError(
+            raise InputError(
                 f"the model_output is of shape {tuple(model_output.shape)} for a sample of "
                 f"{tuple(sample.shape)}: a learned variance must be cut off"
             )
         if self._row < 0:
             self._start(float(timestep))
         if self._row == self.plan.nfe:
-            raise ValueError(f"all {self.plan.nfe} evaluations are made: call set_timesteps again")
+            raise InputError(f"all {self.plan.nfe} evaluations are made: call set_timesteps again")
         i, row = self._row, self.plan.rows[self._row]
         before = self.plan.rows[i - 1]
         base = sample if i == 0 or before.point == before.base else self._base
@@ -270,25 +271,25 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         if begin == 0:
             return
         if begin >= len(times):
-            raise ValueError(f"begin_index is {begin}, but there are {len(times)} evaluations")
+            raise InputError(f"begin_index is {begin}, but there are {len(times)} evaluations")
         node = self.plan.rows[begin - 1].ends
         if node is not None:
             rest = self._compile([stand.time for stand in self.plan.nodes[node:]])
             if rest.times == times[begin:]:
                 self.plan = rest
                 return
-        raise ValueError(
+        raise InputError(
             f"{self.solver.name} cannot begin at evaluation {begin}, where a step is under way or "
             "its starters are over: use a solver of one evaluation a step, as ipndm or deis"
         )
 
 
 def named_solver(name: str, options: dict[str, Any]) -> Solver:
-    """A fixed-step solver; ValueError where it does not take these options."""
+    """A fixed-step solver; InputError where it does not take these options."""
     try:
         made = SOLVERS[name](**options)
     except TypeError as error:
-        raise ValueError(f"solver={name} solver_options={options}: {error}") from None
+        raise InputError(f"solver={name} solver_options={options}: {error}") from None
     assert isinstance(made, Solver)
     return made
 
@@ -299,25 +300,25 @@ def ancestral(clip_sample: bool | None, variance_type: str | None) -> dict[str, 
     if variance_type is None:
         return options
     if variance_type not in VARIANCES:
-        raise ValueError(
+        raise InputError(
             f"variance_type={variance_type} is not here: use {', '.join(VARIANCES)} "
             "(a learned variance is not used)"
         )
     return options | {"variance": VARIANCES[variance_type]}
 
 
-def without_signal(schedule: Schedule) -> Schedule:
+def rescale_zero_terminal_snr(schedule: Schedule) -> Schedule:
     """√ᾱ shifted and scaled so that nothing is left of the signal at the last time.
 
     There ᾱ is 2⁻²⁴, or half of the ᾱ before it where that is less. Source: Lin et al. 2024,
     algorithm 1; no floor of ᾱ, as networks so trained predict a velocity.
     """
     if schedule.timesteps < 2:
-        raise ValueError("rescale_betas_zero_snr needs num_train_timesteps of 2 at least")
+        raise InputError("rescale_betas_zero_snr needs num_train_timesteps of 2 at least")
     signal = [math.sqrt(schedule.alpha_bar(t)) for t in range(schedule.timesteps)]
     scale = signal[0] / (signal[0] - signal[-1])
     alphas = [((root - signal[-1]) * scale) ** 2 for root in signal[:-1]]
-    alphas.append(min(NOTHING, alphas[-1] / 2))
+    alphas.append(min(ZERO_SNR_ALPHA_BAR, alphas[-1] / 2))
     betas = (1 - now / before for before, now in pairwise([1.0, *alphas]))
     return schedules.from_betas(f"{schedule.name}_zero_snr", betas, schedule.convention, 0.0)
 
@@ -335,13 +336,13 @@ def trained_schedule(
     trained_betas: Sequence[float] | None,
     how: dict[str, Any],
 ) -> Schedule:
-    """The schedule that diffusers' settings describe; ValueError for one that we have not.
+    """The schedule that diffusers' settings describe; InputError for one that we have not.
 
     `how` has its convention and its floor of ᾱ.
     """
     if trained_betas is not None:
         if len(trained_betas) != timesteps:
-            raise ValueError(
+            raise InputError(
                 f"num_train_timesteps={timesteps}, but trained_betas are {len(trained_betas)}"
             )
         return schedules.from_betas("trained", trained_betas, **how)
@@ -353,7 +354,7 @@ def trained_schedule(
             return schedules.scaled_linear(timesteps, **ends, **how)
         case "squaredcos_cap_v2":
             return schedules.cosine(timesteps, **how)
-    raise ValueError(
+    raise InputError(
         f"beta_schedule={beta_schedule} does not exist: use linear, scaled_linear, "
         "squaredcos_cap_v2, or give trained_betas"
     )
@@ -367,7 +368,7 @@ class PNDMPipeline(DiffusionPipeline):
     def __init__(self, unet: torch.nn.Module, scheduler: Any) -> None:
         super().__init__()
         if unet is None:
-            raise ValueError("PNDMPipeline needs a unet: pass unet=UNet2DModel(...)")
+            raise InputError("PNDMPipeline needs a unet: pass unet=UNet2DModel(...)")
         if not isinstance(scheduler, PlanScheduler):
             scheduler = PlanScheduler.from_config(scheduler.config)
         self.register_modules(unet=unet, scheduler=scheduler)
@@ -383,7 +384,7 @@ class PNDMPipeline(DiffusionPipeline):
     ) -> ImagePipelineOutput | tuple[Any]:
         """Images as "pil" (the default), "np" [B, H, W, C] in [0, 1] or "pt" [B, C, H, W]."""
         if output_type not in ("pil", "np", "pt"):
-            raise ValueError(f"output_type={output_type} does not exist: use pil, np or pt")
+            raise InputError(f"output_type={output_type} does not exist: use pil, np or pt")
         size = self.unet.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
         shape = (batch_size, self.unet.config.in_channels, height, width)

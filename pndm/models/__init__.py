@@ -6,13 +6,22 @@ Submodules and `load` are imported on first use: the registry is read without to
 from importlib import import_module
 from typing import Any
 
-_FILES = ("registry", "fetching", "files", "checkpoints")
-_NETWORKS = ("architectures", "unet", "names", "analytic")
+MODULES = (
+    *("architectures", "unet", "registry", "checkpoints", "key_maps"),
+    *("files", "download", "analytic"),
+)
+"""The submodules."""
+
+__all__ = ["load", *MODULES]
 
 
 def __getattr__(name: str) -> Any:
     if name == "load":
         return import_module("pndm.models.checkpoints").load
-    if name in _FILES + _NETWORKS:
+    if name in MODULES:
         return import_module(f"pndm.models.{name}")
     raise AttributeError(f"module 'pndm.models' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

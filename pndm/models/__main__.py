@@ -10,9 +10,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from pndm import records
+from pndm._files import cache_dir
 from pndm.models.architectures import ARCHITECTURES
-from pndm.models.fetching import fetch
+from pndm.models.download import fetch
 from pndm.models.registry import WEIGHTS, CheckpointError, find
 
 
@@ -51,7 +51,7 @@ def show() -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
-    print(f"fetched files lie under {records.home() / 'weights'} (set by PNDM_HOME)")
+    print(f"fetched files lie under {cache_dir() / 'weights'} (set by PNDM_HOME)")
 
 
 def get(name: list[str]) -> None:

@@ -19,8 +19,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from pndm import records
-from pndm.models import files, names
+from pndm._files import make_folder, read_bytes, sha256, write_atomic, write_json
+from pndm.models import files, key_maps
 from pndm.models.architectures import ARCHITECTURES, Architecture
 from pndm.models.registry import HUB, WEIGHTS, CheckpointError, Format, find
 from pndm.models.unet import UNet
@@ -60,16 +60,17 @@ def load(
     """
     entry = WEIGHTS.get(str(weights))
     path = entry.require() if entry else locate(str(weights))
-    about, sha256 = card(path), files.digest(path, "sha256")
-    if about.get("sha256", sha256) != sha256:
+    about, content = card(path), read_bytes(path)
+    if about.get("sha256", sha256(path)) != sha256(path):
         raise CheckpointError(f"{path} is not the file that its card describes: get both again")
     if entry:
-        files.verify(path, entry)
+        cure = f"; delete it and run python -m pndm.models fetch {entry.name}"
+        files.verify(content, entry, str(path), cure)
         about = {"name": entry.name, "architecture": entry.architecture, "ema": entry.ema}
         format = entry.format if format == "auto" else format
     elif ema:
-        refuse_last_weights(path)
-    checkpoint = read(path, ema)
+        refuse_last_weights(content, path)
+    checkpoint = parse(content, str(path), ema)
     if format not in ("auto", checkpoint.format):
         raise CheckpointError(f"{path} is of the format {checkpoint.format}, not {format}")
     architecture = architecture or about.get("architecture")
@@ -83,25 +84,25 @@ def load(
         "format": checkpoint.format,
         "ema": about.get("ema") if checkpoint.ema is None else checkpoint.ema,
         "file": path.name,
-        "sha256": sha256,
+        "sha256": sha256(path),
     }
     return unet.eval().requires_grad_(False)
 
 
 def save(unet: UNet, path: Path) -> None:
     """Write the weights under our names as safetensors, and beside them a card with a hash."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     state = {name: tensor.contiguous() for name, tensor in unet.state_dict().items()}
-    records.atomic(path, lambda partial: safetensors.torch.save_file(state, partial))
+    write_atomic(path, lambda partial: safetensors.torch.save_file(state, partial))
     source = dict(unet.provenance)
     about = {
         "name": path.stem,
         "architecture": source.pop("architecture"),
         "ema": source.pop("ema"),
-        "sha256": files.digest(path, "sha256"),
+        "sha256": sha256(path),
         "source": source,
     }
-    records.write_json(path.with_suffix(".json"), about)
+    write_json(path.with_suffix(".json"), about)
 
 
 def locate(weights: str) -> Path:
@@ -137,10 +138,10 @@ def card(path: Path) -> dict[str, Any]:
     return about
 
 
-def refuse_last_weights(path: Path) -> None:
+def refuse_last_weights(content: bytes, path: Path) -> None:
     """CheckpointError for a published file without averaging: such are loaded by name only."""
     known = {w.md5: w.name for w in WEIGHTS.values() if w.md5 and w.ema is False}
-    name = known.get(files.digest(path, "md5"))
+    name = known.get(files.md5(content))
     if name:
         raise CheckpointError(
             f"{path} holds {name}, weights without averaging, which sample much worse: "
@@ -148,29 +149,26 @@ def refuse_last_weights(path: Path) -> None:
         )
 
 
-def read(path: Path, ema: bool = True) -> Checkpoint:
+def parse(content: bytes, name: str, ema: bool = True) -> Checkpoint:
     """The state_dict in a file of any known format; the averaged one where there are two."""
-    kind = files.read_kind(path)
+    kind = files.detect_file_type(content, name)
     try:
-        if kind == "safetensors":
-            content = safetensors.torch.load_file(path)
-        elif kind == "zip" and (member := _member(path)):
-            with zipfile.ZipFile(path) as archive:
-                content = _parse(archive.read(member), f"{path}:{member}")
+        if kind == "zip" and (member := _member(content, name)):
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                packed = _tensors(archive.read(member), f"{name}:{member}")
         else:
             if kind == "zip":
-                _check_sums(path)
-            with path.open("rb") as file:
-                content = _unpickle(file, str(path))
+                _check_sums(content, name)
+            packed = _tensors(content, name)
     except (safetensors.SafetensorError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise CheckpointError(f"{path} is truncated or damaged ({error}): get it again") from None
-    state, packing, average = _unpack(content, ema, path)
+        raise CheckpointError(f"{name} is truncated or damaged ({error}): get it again") from None
+    state, packing, average = _unpack(packed, ema, name)
     others = [k for k, v in state.items() if not isinstance(k, str) or not isinstance(v, Tensor)]
     if not state or others:
         keys = ", ".join(map(str, others[:4])) or "nothing"
-        raise CheckpointError(f"{path} holds no state_dict of tensors alone, but {keys}")
+        raise CheckpointError(f"{name} holds no state_dict of tensors alone, but {keys}")
     state = {key.removeprefix("module."): value for key, value in state.items()}
-    naming = names.naming(state) or "ddpm"
+    naming = key_maps.detect_format(state) or "ddpm"
     if kind == "safetensors" and naming == "ddpm":
         packing = "pndm"
     return Checkpoint(state, packing or naming, average)
@@ -185,7 +183,7 @@ def fit(state: State, arch: Architecture, name: str) -> UNet:
         raise CheckpointError(
             f"{name} does not fit: {len(rare)} are no dense floating-point tensors ({rare[0]}, …)"
         )
-    state, wanted = names.canonical(state, unet), unet.state_dict()
+    state, wanted = key_maps.rename_keys(state, unet), unet.state_dict()
     both = [key for key in wanted if key in state]
     faults = {
         "missing": [key for key in wanted if key not in state],
@@ -244,12 +242,12 @@ def check_settings(path: Path, arch: Architecture) -> None:
             )
 
 
-def _check_sums(path: Path) -> None:
+def _check_sums(content: bytes, name: str) -> None:
     """CheckpointError where a member of an archive does not match its CRC-32."""
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
         damaged = archive.testzip()
     if damaged:
-        raise CheckpointError(f"{path} is truncated or damaged (in {damaged}): get it again")
+        raise CheckpointError(f"{name} is truncated or damaged (in {damaged}): get it again")
 
 
 def _architecture(architecture: str | Architecture | None, path: Path) -> Architecture:
@@ -285,9 +283,9 @@ def _from_hub(repository: str) -> Path:
     raise CheckpointError(f"{HUB}{repository} holds none of {', '.join(MEMBERS)}")
 
 
-def _member(path: Path) -> str | None:
+def _member(content: bytes, path: str) -> str | None:
     """The weights in an archive of a diffusers folder; None for what torch.save wrote."""
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
         inside = archive.namelist()
     if any(name.endswith("data.pkl") for name in inside):
         return None
@@ -298,10 +296,10 @@ def _member(path: Path) -> str | None:
     raise CheckpointError(f"{path} is an archive without {' or '.join(MEMBERS[:2])}")
 
 
-def _parse(data: bytes, name: str) -> Any:
-    if files.kind(data[:64], name) == "safetensors":
-        return safetensors.torch.load(data)
-    return _unpickle(io.BytesIO(data), name)
+def _tensors(content: bytes, name: str) -> Any:
+    if files.detect_file_type(content, name) == "safetensors":
+        return safetensors.torch.load(content)
+    return _unpickle(io.BytesIO(content), name)
 
 
 def _unpickle(file: BinaryIO, name: str) -> Any:
@@ -321,7 +319,7 @@ def _unpickle(file: BinaryIO, name: str) -> Any:
     raise CheckpointError(f"{name} is truncated or damaged ({reason}): get it again") from None
 
 
-def _unpack(content: Any, ema: bool, path: Path) -> tuple[dict, Format | None, bool | None]:
+def _unpack(content: Any, ema: bool, path: str) -> tuple[dict, Format | None, bool | None]:
     """The state_dict in what a file holds, what the packing says of its format, and of averages.
 
     ermongroup: [model, optimizer, epoch, step, average]; score-SDE: {model, ema: {shadow_params:

@@ -1,7 +1,6 @@
-"""What a file of weights is, told by its first bytes, and whether it is the one that was meant."""
+"""What a file of weights is, by its first bytes, and whether it is the one that was meant."""
 
 import hashlib
-from pathlib import Path
 from typing import Literal
 
 from pndm.models.registry import CheckpointError, Weights
@@ -9,8 +8,9 @@ from pndm.models.registry import CheckpointError, Weights
 Kind = Literal["zip", "pickle", "safetensors"]
 
 
-def kind(head: bytes, name: str) -> Kind:
-    """The kind of a file from its first 64 bytes; CheckpointError for what is no weights file."""
+def detect_file_type(content: bytes, name: str) -> Kind:
+    """The type of a file by its first 64 bytes; CheckpointError for what is no weights file."""
+    head = content[:64]
     start = head.lstrip().lower()
     if head.startswith(b"PK\x03\x04"):
         return "zip"  # what torch.save writes, and an archive of a diffusers folder
@@ -30,31 +30,18 @@ def kind(head: bytes, name: str) -> Kind:
     )
 
 
-def read_kind(path: Path) -> Kind:
-    """The kind of the file at `path`."""
-    with path.open("rb") as file:
-        return kind(file.read(64), str(path))
+def md5(content: bytes) -> str:
+    """The MD5 of a file's content as lower-case hexadecimal, as publishers give it."""
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
-def digest(path: Path, algorithm: str) -> str:
-    """The hash of a file as lower-case hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
+def verify(content: bytes, weights: Weights, name: str, cure: str = "") -> None:
+    """Check that a file may be these weights: its first bytes, and its published MD5.
 
-
-def verify(path: Path, weights: Weights, shown: str | None = None) -> None:
-    """Check that the file at `path` may be these weights: its first bytes, and its published MD5.
-
-    CheckpointError tells what `shown`, or the path, is instead.
+    CheckpointError says what `name` is instead, and the `cure`.
     """
-    with path.open("rb") as file:
-        kind(file.read(64), shown or str(path))
-    if weights.md5 is None:
-        return
-    found = digest(path, "md5")
-    if found != weights.md5:
-        cure = f"delete it and run python -m pndm.models fetch {weights.name}"
+    detect_file_type(content, name)
+    if weights.md5 is not None and (actual := md5(content)) != weights.md5:
         raise CheckpointError(
-            f"{shown or path} is not {weights.name}: its MD5 is {found}, not {weights.md5}"
-            + ("" if shown else f"; {cure}")
+            f"{name} is not {weights.name}: its MD5 is {actual}, not {weights.md5}{cure}"
         )

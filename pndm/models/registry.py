@@ -6,25 +6,26 @@ of Ho et al. 2020 (converted to torch by pesser/pytorch_diffusion), of Song et a
 (openai/improved-diffusion), and of the paper's authors (luping-liu/PNDM).
 """
 
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from pndm import records
+from pndm._errors import InputError, did_you_mean
+from pndm._files import cache_dir
 from pndm.models.architectures import ARCHITECTURES, Architecture
 
 __all__ = ["ARCHITECTURES", "WEIGHTS", "Architecture", "CheckpointError", "Weights", "find"]
 
 Format = Literal["ddpm", "ermongroup", "diffusers", "iddpm", "score_sde", "pndm"]
 """Whose file it is: how tensors are packed in it, and by which names."""
+
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 HUB = "hf://"
 """What an address on the Hugging Face hub begins with."""
 
 
-class CheckpointError(ValueError):
+class CheckpointError(InputError):
     """Weights that cannot be used; one line that says what is wrong and what to do."""
 
 
@@ -58,7 +59,7 @@ class Weights:
         """Where the file is, or is to be put."""
         if not self.url:
             return Path(__file__).parent / "weights" / f"{self.name}.safetensors"
-        return records.home() / "weights" / self.file
+        return cache_dir() / "weights" / self.file
 
     @property
     def present(self) -> bool:
@@ -183,6 +184,5 @@ def find(name: str) -> Weights:
     """The weights of that name, whether their file is there or not; CheckpointError if unknown."""
     if name in WEIGHTS:
         return WEIGHTS[name]
-    close = difflib.get_close_matches(name, WEIGHTS, n=1)
-    hint = f", did you mean {close[0]}?" if close else ""
+    hint = did_you_mean(name, WEIGHTS)
     raise CheckpointError(f"no weights are called {name}{hint}; there are {', '.join(WEIGHTS)}")

@@ -1,0 +1,1 @@
+"""Beyond the paper: transfer part × gradient part × starter × grid."""

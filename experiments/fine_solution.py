@@ -1,0 +1,18 @@
+"""The fine solution that trajectories are compared with."""
+
+from torch import Tensor
+
+import pndm
+from pndm.execute import Denoiser
+from pndm.schedules import Schedule
+
+STEPS = 250
+"""Steps of Runge-Kutta in ρ (order 4), between whole times."""
+
+
+def solution(network: Denoiser, schedule: Schedule, x_T: Tensor, start: float) -> Tensor:
+    """The images that a fine fourth-order method reaches from x_T [B, ...] at a time on."""
+    nodes = sorted({round(start * i / STEPS) for i in range(STEPS)} | {start}, reverse=True)
+    return pndm.sample(
+        network, x_T, solver=pndm.solvers.rk4_rho(), schedule=schedule, grid=[*nodes, -1]
+    )

@@ -1,0 +1,1 @@
+"""The main table: FID by steps of the paper's methods, and the claims it decides."""

@@ -1,0 +1,147 @@
+"""The measured cells as they are committed: three CSV files that every table follows from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from experiments.main_table.fid_by_steps import Cell
+from experiments.main_table.jackknife import WITHOUT
+
+PUBLISHED = Path(__file__).parent / "published.csv"
+
+DATASETS = ("digits", "cifar10", "celeba")
+"""The datasets whose tables are written, run or not."""
+
+KEY = ["dataset", "schedule", "solver", "grid", "convention", "options", "steps", "seed"]
+"""What tells one measurement from another."""
+
+COLUMNS = [
+    *KEY,
+    *("samples", "status", "nfe", "fid", "bias_corrected", "se", "low", "high", "seconds"),
+    *("model", "weights", "precision", "extractor", "reference", "code", "commit", "command"),
+    "error",
+]
+JACKKNIFE = [*KEY, "samples", "fid", "infinity", *WITHOUT]
+FLOORS = ["dataset", "samples", "extractor", "fid", "sd"]
+
+ALIGNED = {"convention": "aligned"}
+"""The convention of the table's cells."""
+
+Key = tuple[Any, ...]
+
+WHOLE = dict.fromkeys(("steps", "seed", "samples"), "Int64")
+"""Columns of whole numbers, some of which may be missing."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """The cells, their distances without each block, and what data itself scores."""
+
+    cells: pd.DataFrame
+    jackknife: pd.DataFrame
+    floors: pd.DataFrame
+
+    @classmethod
+    def load(cls, folder: Path) -> "Results":
+        """What a folder holds, none where it holds nothing."""
+        return cls(
+            _load(folder / "fid_by_steps.csv", COLUMNS),
+            _load(folder / "jackknife.csv", JACKKNIFE),
+            _load(folder / "floors.csv", FLOORS),
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write the files that `load` reads."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.cells.to_csv(folder / "fid_by_steps.csv", index=False)
+        self.jackknife.to_csv(folder / "jackknife.csv", index=False)
+        self.floors.to_csv(folder / "floors.csv", index=False)
+
+    def replace(self, new: "Results", keep: bool = False) -> "Results":
+        """These, with all that concerns the datasets of `new` taken from there.
+
+        With `keep` cells that `new` does not have stay as they are.
+        """
+        datasets = set(new.cells["dataset"])
+        measured = {_key(row) for _, row in new.cells.iterrows()}
+
+        def stays(old: pd.DataFrame) -> pd.Series:
+            if keep and "steps" in old:
+                return old.apply(lambda row: _key(row) not in measured, axis=1).astype(bool)
+            return ~old["dataset"].isin(datasets)
+
+        return Results(
+            *(
+                _sorted(pd.concat([old[stays(old)], fresh]), columns)
+                for old, fresh, columns in (
+                    (self.cells, new.cells, COLUMNS),
+                    (self.jackknife, new.jackknife, JACKKNIFE),
+                    (self.floors, new.floors, FLOORS),
+                )
+            )
+        )
+
+    def row(self, dataset: str, cell: Cell) -> pd.Series | None:
+        """The measurement of a cell of the table, in the aligned convention."""
+        return self._rows.get(_key({"dataset": dataset, **ALIGNED, **cell._asdict()}))
+
+    def without(self, dataset: str, cell: Cell) -> pd.Series | None:
+        """A cell's distance, and those without each block."""
+        return self._without.get(_key({"dataset": dataset, **ALIGNED, **cell._asdict()}))
+
+    @cached_property
+    def _rows(self) -> dict[Key, pd.Series]:
+        return {_key(row): row for _, row in self.cells.iterrows()}
+
+    @cached_property
+    def _without(self) -> dict[Key, pd.Series]:
+        return {_key(row): row for _, row in self.jackknife.iterrows()}
+
+    def floor(self, dataset: str) -> float | None:
+        """What as many images of the data itself score against the reference, where known."""
+        counts = self.cells["samples"][self.cells["dataset"] == dataset].unique()
+        same = (self.floors["dataset"] == dataset) & self.floors["samples"].isin(counts)
+        found = self.floors["fid"][same] if len(counts) == 1 else ()
+        return float(found.iloc[0]) if len(found) else None
+
+
+def command(row: Any) -> str:
+    """The command that makes a cell, from its row."""
+    words = ["python run.py", *(f"{name}={row[name]}" for name in ("dataset", "schedule"))]
+    words += [f"solver={row['solver']}"]
+    words += [] if pd.isna(row["steps"]) else [f"steps={int(row['steps'])}"]
+    usual = {"grid": "leading", "convention": "aligned", "seed": 0, "precision": "fp32"}
+    words += [f"{name}={row[name]}" for name, value in usual.items() if row[name] != value]
+    return " ".join([*words, f"samples={row['samples']}", row["options"]]).strip()
+
+
+def published() -> pd.DataFrame:
+    """The numbers that others printed, with their sources."""
+    return pd.read_csv(PUBLISHED, dtype=WHOLE | {"nfe": "Int64"})
+
+
+def _load(path: Path, columns: list[str]) -> pd.DataFrame:
+    if not path.exists():
+        return _sorted(pd.DataFrame(columns=columns), columns)
+    kinds = {name: kind for name, kind in WHOLE.items() if name in columns}
+    found = pd.read_csv(path, dtype=kinds, keep_default_na=True)
+    if list(found.columns) != columns:
+        raise ValueError(f"{path} is not a table of this version: collect the runs again")
+    return _sorted(found, columns)
+
+
+def _sorted(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    kinds = {name: kind for name, kind in WHOLE.items() if name in columns}
+    frame = frame[columns].astype(kinds)
+    if "options" in columns:
+        frame = frame.assign(options=frame["options"].astype(object).fillna(""))
+    return frame.sort_values([name for name in KEY if name in columns], ignore_index=True)
+
+
+def _key(row: Mapping[str, Any] | pd.Series) -> Key:
+    """What tells a row from the others, comparable: what is missing is None."""
+    return tuple(None if pd.isna(row[name]) else row[name] for name in KEY)

@@ -1,0 +1,62 @@
+"""The abstract's claims as paired differences of FID from the same seeds, with 95 % intervals."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from experiments.main_table.cells import DATASETS, Results
+from experiments.main_table.fid_by_steps import CLAIMS, SCHEDULES, Cell, Claim
+from experiments.main_table.jackknife import WITHOUT, estimate
+
+COLUMNS = ["claim", "dataset", "schedule", "seed", "difference", "low", "high", "verdict"]
+
+
+def table(results: Results) -> pd.DataFrame:
+    """Every claim on every dataset, schedule and set of seeds, measured or not."""
+    rows = []
+    for claim in CLAIMS:
+        for dataset in DATASETS:
+            for schedule in SCHEDULES if dataset != "celeba" else SCHEDULES[:1]:
+                rows += [
+                    found
+                    for seed in (0, 1, 2)
+                    if (found := row(results, claim, dataset, schedule, seed))["low"] is not None
+                    or seed == 0
+                ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def row(results: Results, claim: Claim, dataset: str, schedule: str, seed: int) -> dict:
+    """One claim: the difference without its bias, its interval, and what they say of it."""
+    first, second = (
+        results.without(dataset, Cell(schedule, solver, "leading", "", steps, seed))
+        for solver, steps in ((claim.solver, claim.steps), (claim.other, claim.other_steps))
+    )
+    found = {"claim": str(claim), "dataset": dataset, "schedule": schedule, "seed": seed}
+    if first is None or second is None:
+        nothing = dict.fromkeys(("difference", "low", "high"))
+        return {**found, **nothing, "verdict": "not run"}
+    if first["samples"] != second["samples"]:
+        raise ValueError(f"{claim} compares {first['samples']} images with {second['samples']}")
+    without = (first[list(WITHOUT)] - second[list(WITHOUT)]).astype(float)
+    paired = estimate(first["fid"] - second["fid"], without, int(first["samples"]))
+    numbers = {"difference": paired.bias_corrected, "low": paired.low, "high": paired.high}
+    return {
+        **found,
+        **{name: round(value, 4) for name, value in numbers.items()},
+        "verdict": verdict(paired.low, paired.high),
+    }
+
+
+def verdict(low: float, high: float) -> str:
+    """Whether the first of the two has the lower FID, by the interval of the difference."""
+    if high < 0:
+        return "lower"
+    return "higher" if low > 0 else "no difference seen"
+
+
+def write(results: Results, folder: Path) -> Path:
+    """results/claims.csv."""
+    path = folder / "claims.csv"
+    table(results).to_csv(path, index=False)
+    return path

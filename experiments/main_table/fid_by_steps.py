@@ -1,0 +1,275 @@
+"""The paper's main table: FID of every method at 5 to 1000 steps, on two variance schedules.
+
+    python -m experiments.main_table.fid_by_steps                            # digits, all that is missing
+    python -m experiments.main_table.fid_by_steps dataset=cifar10 only=plan  # what it will take
+    python -m experiments.main_table.fid_by_steps schedule=linear seed=0 wandb.mode=disabled
+
+The cells are no product, so they are declared here as data; `conf/experiment/fid_by_steps.yaml`
+has the part that is one. Cells that are complete are found again, what was interrupted continues,
+and a cell that fails is shown and recorded but stops nothing. Any other key=value goes to every
+run, as in run.py. The abstract's cells come first, then the cheap ones.
+"""
+
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from experiments.arguments import command, split
+from pndm._errors import PndmError, one_line
+from pndm.config.build import build_solver
+from pndm.config.compose import compose_runs
+from pndm.config.schema import ConfigError, Run
+
+STEPS = (5, 10, 20, 50, 100, 250, 1000)
+TO_250, TO_100, TO_50 = STEPS[:-1], STEPS[:-2], STEPS[:-3]
+SCHEDULES = ("linear", "cosine")
+ALL_DIGITS = 1797
+
+
+class Line(NamedTuple):
+    """One line of the table: a method, on a grid, at some numbers of steps.
+
+    `options` are overrides beyond the method's name. An adaptive method has no number of steps.
+    """
+
+    solver: str
+    steps: tuple[int | None, ...]
+    grid: str = "leading"
+    options: str = ""
+
+
+class Cell(NamedTuple):
+    """What tells one measurement of a dataset from another."""
+
+    schedule: str
+    solver: str
+    grid: str
+    options: str
+    steps: int | None
+    seed: int
+
+
+LINES = (
+    Line("ddim", STEPS),
+    Line("ddim", TO_250, "quadratic"),
+    Line("s_pndm", STEPS),
+    Line("plms", STEPS),
+    Line("fon", TO_250),
+    Line("fon_released", TO_100),
+    Line("prk", TO_100),
+    Line("ddpm", STEPS),
+    Line("pf", (None,)),
+    *(
+        Line("pf", (None,), options=f"solver.rtol={tolerance} solver.atol={tolerance}")
+        for tolerance in ("0.0001", "0.001", "0.01")
+    ),
+)
+"""Seed set 0. Slow cells that say nothing new are left out: the Runge-Kutta method and the
+released FON above 100 steps, and at 1000 all but the methods that are compared there."""
+
+REPEATED = (
+    Line("ddim", (*TO_50, 1000)),
+    Line("s_pndm", TO_50),
+    Line("plms", TO_50),
+    Line("fon", TO_50),
+)
+"""Seed sets 1 and 2, for the spread between them."""
+
+
+class Claim(NamedTuple):
+    """A comparison that the paper's abstract makes: the first is said to be no worse."""
+
+    solver: str
+    steps: int
+    other: str
+    other_steps: int
+
+    def __str__(self) -> str:
+        return f"{self.solver}@{self.steps} − {self.other}@{self.other_steps}"
+
+
+CLAIMS = (
+    Claim("plms", 50, "ddim", 1000),
+    Claim("plms", 50, "ddim", 250),
+    Claim("plms", 250, "ddim", 250),
+)
+CLAIMED = {pair for c in CLAIMS for pair in ((c.solver, c.steps), (c.other, c.other_steps))}
+
+
+def lines(seed: int) -> tuple[Line, ...]:
+    """The lines of the table that are measured with a set of seeds."""
+    return LINES if seed == 0 else REPEATED
+
+
+def cells(schedules: Sequence[str] = SCHEDULES, seeds: Sequence[int] = (0,)) -> list[Cell]:
+    """All cells of the table, line by line."""
+    return [
+        Cell(schedule, line.solver, line.grid, line.options, steps, seed)
+        for seed in seeds
+        for schedule in schedules
+        for line in lines(seed)
+        for steps in line.steps
+    ]
+
+
+@dataclass
+class Task:
+    """A cell, how it is run, what it costs in evaluations per image, and whether it is there."""
+
+    cell: Cell
+    cfg: Run
+    nfe: int
+    done: bool
+
+    @property
+    def rank(self) -> tuple[int, bool, int]:
+        """The order of work: seed set 0 first, the abstract's cells before all others, by cost."""
+        claimed = (self.cell.solver, self.cell.steps) in CLAIMED and self.cell.grid == "leading"
+        return self.cell.seed, not claimed, self.nfe
+
+    @property
+    def evaluations(self) -> int:
+        return self.nfe * self.cfg.samples
+
+
+PF_NFE = 150
+"""A guess, for the plan alone, of what the adaptive method takes."""
+
+
+def tasks(
+    dataset: str, schedules: Sequence[str], seeds: Sequence[int], more: Sequence[str] = ()
+) -> list[Task]:
+    """The table's cells as checked runs, in the order in which they are made."""
+    from pndm.cost import has_weights
+    from pndm.runs.job import Job
+    from pndm.runs.record import is_complete
+
+    found = []
+    for seed in seeds:
+        for schedule in schedules:
+            for line in lines(seed):
+                runs = compose_runs(overrides(dataset, schedule, seed, line, more), multirun=True)
+                for steps, cfg in zip(line.steps, runs, strict=True):
+                    cell = Cell(schedule, line.solver, line.grid, line.options, steps, seed)
+                    nfe = build_solver(cfg.solver).nfe(cfg.steps) or PF_NFE
+                    done = has_weights(cfg) and is_complete(Job(cfg))
+                    found.append(Task(cell, cfg, nfe, done))
+    return sorted(found, key=lambda task: task.rank)
+
+
+def overrides(
+    dataset: str, schedule: str, seed: int, line: Line, more: Sequence[str] = ()
+) -> list[str]:
+    """A line of the table as run.py's arguments."""
+    steps = ",".join(str(s) for s in line.steps if s is not None)
+    words = [f"dataset={dataset}", f"schedule={schedule}", f"solver={line.solver}"]
+    words += [f"grid={line.grid}", f"seed={seed}", *line.options.split()]
+    words += [f"steps={steps}"] if steps else []
+    words += [f"samples={ALL_DIGITS}"] if dataset == "digits" else []
+    given = {word.partition("=")[0] for word in more}
+    return [word for word in words if word.partition("=")[0] not in given] + list(more)
+
+
+def show_plan(todo: Sequence[Task], seconds: float) -> None:
+    """What will be run: cells, evaluations and, at so many seconds for each, the time."""
+    table = Table("schedule", "solver", "grid", "cells", "missing", "NFE", "minutes")
+    groups: dict[tuple[str, str, str], list[Task]] = {}
+    for task in todo:
+        groups.setdefault((task.cell.schedule, task.cell.solver, task.cell.grid), []).append(task)
+    for group, members in sorted(groups.items()):
+        missing = [task for task in members if not task.done]
+        row = [*group, str(len(members)), str(len(missing))]
+        table.add_row(*row, str(sum(task.nfe for task in missing)), minutes(missing, seconds))
+    Console().print(table)
+    missing = [task for task in todo if not task.done]
+    print(f"{len(missing)} of {len(todo)} cells are missing: {minutes(missing, seconds)} minutes")
+
+
+def minutes(tasks: Sequence[Task], seconds: float) -> str:
+    """The time of some cells at so many seconds for an evaluation of one image."""
+    return f"{sum(task.evaluations for task in tasks) * seconds / 60:.1f}"
+
+
+def make(todo: Sequence[Task]) -> list[str]:
+    """Run what is missing; what failed, one line each."""
+    from pndm.runs.run import run_experiment
+
+    failed, missing = [], [task for task in todo if not task.done]
+    for i, task in enumerate(missing, 1):
+        cell = task.cell
+        name = f"{cell.schedule} {cell.solver} {cell.grid} {cell.options} {cell.steps or ''}"
+        name = " ".join(f"{name} seed {cell.seed}".split())
+        print(f"[{i}/{len(missing)}] {name}", flush=True)
+        try:
+            print(f"record: {run_experiment(task.cfg, 'fid_by_steps')}", flush=True)
+        except PndmError as error:
+            failed.append(f"{name}: {one_line(error)}")
+            print(f"error: {failed[-1]}", file=sys.stderr, flush=True)
+        except Exception as error:
+            failed.append(f"{name}: {type(error).__name__}: {one_line(error)}")
+            traceback.print_exc()
+    return failed
+
+
+def parse(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Our own key=value words, and the others, which are run.py's."""
+    own, more = split(words, {"dataset": "digits", "schedule": "", "seed": "0,1,2", "only": ""})
+    if own["only"] not in ("", "plan"):
+        raise ConfigError(f"only={own['only']}: it can be only=plan, which runs nothing")
+    if not all(seed.isdecimal() for seed in own["seed"].split(",")):
+        raise ConfigError(f"seed={own['seed']}: give whole numbers, as in seed=0,1,2")
+    fixed = ("solver", "steps", "grid", "convention", "experiment")
+    for word in more:
+        if word.partition("=")[0].split(".")[0] in fixed:
+            raise ConfigError(f"{word}: the cells are this table's; run.py -m runs others")
+    return own, more
+
+
+def selection(own: dict[str, str]) -> tuple[tuple[str, ...], list[int]]:
+    """The schedules on the command line, none where there are none, and the seed sets."""
+    schedules = tuple(own["schedule"].split(",")) if own["schedule"] else ()
+    return schedules, [int(seed) for seed in own["seed"].split(",")]
+
+
+def first_cell(dataset: str, schedule: str, seed: int, more: Sequence[str]) -> list[Run]:
+    """One cell of a schedule, checked, which stands for the others."""
+    line = LINES[0]._replace(steps=(1,))
+    return compose_runs(overrides(dataset, schedule, seed, line, more))
+
+
+def trained_schedules(dataset: str) -> Iterator[str]:
+    """The table's schedules that a dataset has weights for."""
+    (cfg,) = compose_runs([f"dataset={dataset}"])
+    return (name for name in SCHEDULES if name in cfg.dataset.models)
+
+
+@command
+def main(words: Sequence[str]) -> None:
+    """Show the plan, then make what is missing of it."""
+    from pndm.cost import load_runner, time_network
+    from pndm.runs.job import Job
+
+    own, more = parse(words)
+    schedules, seeds = selection(own)
+    schedules = schedules or tuple(trained_schedules(own["dataset"]))
+    for schedule in schedules if own["only"] != "plan" else ():
+        for cfg in first_cell(own["dataset"], schedule, seeds[0], more):
+            Job(cfg).load_weights()
+    todo = tasks(own["dataset"], schedules, seeds, more)
+    first = todo[0].cfg
+    show_plan(todo, time_network(first, load_runner(first), seconds=2).seconds)
+    if own["only"] == "plan":
+        return
+    failed = make(todo)
+    if failed:
+        sys.exit("\n".join([f"{len(failed)} cells failed:", *failed]))
+    print("python -m experiments.main_table.collect makes the tables")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,40 @@
+"""Intervals from what is small enough to commit: the distances that leave one block out.
+
+`pndm.statistics` makes them from sums of features, megabytes for a table. The block jackknife
+needs only the distance of the whole and of each sample without one block, and the jackknife of a
+difference between two solvers needs no more: leaving a block of seeds out of both changes the
+difference by the difference of the changes.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pndm.evaluation.reference import Reference
+from pndm.evaluation.statistics import BLOCKS, T_19, Estimate, Statistics, frechet_to, total
+
+WITHOUT = tuple(f"without_{i:02d}" for i in range(BLOCKS))
+"""Columns of the distances without each block."""
+
+
+def sizes(samples: int) -> np.ndarray:
+    """The numbers of images in the blocks of a run, as even as they can be."""
+    return np.diff([samples * i // BLOCKS for i in range(BLOCKS + 1)])
+
+
+def distances(blocks: Sequence[Statistics], reference: Reference) -> tuple[float, list[float]]:
+    """The distance of all blocks to the reference, and that of all but each one."""
+    to, whole = frechet_to(reference), total(blocks)
+    return to(whole), [to(whole - block) for block in blocks]
+
+
+def estimate(value: float, without: Sequence[float], samples: int) -> Estimate:
+    """The estimate of `pndm.statistics.jackknife` from a statistic's values with and without.
+
+    Both may be differences of two runs of the same seeds; the interval is then the paired one.
+    """
+    h = samples / sizes(samples)
+    pseudo = h * value - (h - 1) * np.asarray(without)
+    corrected = float((pseudo / h).sum())
+    se = float(np.sqrt(((pseudo - corrected) ** 2 / (h - 1)).mean()))
+    return Estimate(value, corrected, se, corrected - T_19 * se, corrected + T_19 * se)

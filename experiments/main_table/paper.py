@@ -1,0 +1,130 @@
+"""The paper's table of one dataset from beginning to end: plan, runs, comparison, verdicts.
+
+    make paper DATASET=cifar10
+    python -m experiments.main_table.paper dataset=cifar10 only=plan
+
+Prints what it will take, makes what is missing of the main table's cells (an interrupted command
+continues), collects, and compares every published number with ours. Any other key=value goes to the
+runs, as in run.py.
+"""
+
+import math
+import sys
+from collections.abc import Sequence
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from experiments.arguments import command
+from experiments.main_table import collect, fid_by_steps, tables
+from experiments.main_table.cells import Results, published
+from experiments.main_table.fid_by_steps import PF_NFE, Cell
+from experiments.pages import FOLDER
+from pndm.config.build import build_solver
+from pndm.config.compose import compose_runs
+from pndm.config.schema import ConfigError
+from pndm.cost import flops
+from pndm.evaluation.statistics import T_19
+
+RATE = 50e12
+"""FLOP/s of a GPU in single precision with TF32, about a third of an A100's peak."""
+
+
+def plan(dataset: str, schedules: Sequence[str], seeds: Sequence[int]) -> pd.DataFrame:
+    """Cells, evaluations of the network and expected GPU hours, by schedule and method."""
+    (cfg,) = compose_runs([f"dataset={dataset}"])
+    samples = fid_by_steps.ALL_DIGITS if dataset == "digits" else cfg.samples
+    rows = []
+    for cell in fid_by_steps.cells(schedules, seeds):
+        nfe = build_solver({"name": cell.solver}).nfe(cell.steps) or PF_NFE
+        each = flops(cfg.dataset.models[cell.schedule])
+        hours = nfe * samples * each / RATE / 3600
+        row = {"schedule": cell.schedule, "method": cell.solver, "cells": 1}
+        rows.append({**row, "evaluations": nfe * samples, "GPU hours": hours})
+    table = pd.DataFrame(rows)
+    return table.groupby(["schedule", "method"], sort=False, as_index=False).sum()
+
+
+def show_plan(table: pd.DataFrame, dataset: str) -> None:
+    """Print the plan and its sum."""
+    shown = Table(*table.columns)
+    for row in table.itertuples(index=False):
+        shown.add_row(row[0], row[1], str(row[2]), f"{row[3]:,}", f"{row[4]:.1f}")
+    Console().print(shown)
+    total = table["GPU hours"].sum()
+    print(
+        f"{dataset}: {table['cells'].sum()} cells, about {total:.1f} GPU hours at "
+        f"{RATE / 1e12:.0f} TFLOP/s; what is complete is found again"
+    )
+
+
+def compare(results: Results, dataset: str) -> pd.DataFrame:
+    """Every published number of a dataset next to ours, and whether they agree."""
+    theirs = published()
+    rows = []
+    for _, number in theirs[theirs["dataset"] == dataset].iterrows():
+        row = {name: number[name] for name in ("schedule", "method", "steps")}
+        row |= {"published": number["fid"], "source": number["source"]}
+        rows.append({**row, **judged(ours(results, dataset, number), number["fid"])})
+    columns = ["schedule", "method", "steps", "published", "fid", "se", "verdict", "source"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def ours(results: Results, dataset: str, number: pd.Series) -> pd.Series | None:
+    """Our cell of a published number, None where the table has none."""
+    if pd.isna(number["steps"]):
+        return None
+    solver, _, grid = number["method"].partition("_quadratic")
+    grid = "quadratic" if number["method"].endswith("_quadratic") else "leading"
+    return results.row(dataset, Cell(number["schedule"], solver, grid, "", number["steps"], 0))
+
+
+def judged(row: pd.Series | None, value: float) -> dict:
+    """Our FID, and whether the published one lies within t₁₉ standard errors of it."""
+    if row is None or row["status"] != "complete" or pd.isna(row["fid"]):
+        return {"verdict": "not run"}
+    found = {"fid": row["fid"], "se": row["se"]}
+    if pd.isna(row["se"]):
+        return {**found, "verdict": "no uncertainty known"}
+    if math.isclose(row["fid"], value, abs_tol=T_19 * row["se"]):
+        return {**found, "verdict": "within the uncertainty"}
+    return {**found, "verdict": "ours is lower" if row["fid"] < value else "ours is higher"}
+
+
+def show_comparison(table: pd.DataFrame) -> None:
+    """Print the comparison."""
+    shown = Table("schedule", "method", "steps", "published", "ours", "verdict", "source")
+    for row in table.itertuples(index=False):
+        fid = "" if pd.isna(row.fid) else f"{row.fid:.2f} ± {row.se:.2f}"
+        steps = "" if pd.isna(row.steps) else str(row.steps)
+        theirs = f"{row.published:.2f}"
+        shown.add_row(row.schedule, row.method, steps, theirs, fid, row.verdict, row.source)
+    Console().print(shown)
+
+
+@command
+def main(words: Sequence[str]) -> None:
+    """Plan, run, collect, compare."""
+    own, more = fid_by_steps.parse(words)
+    (cfg,) = compose_runs([f"dataset={own['dataset']}"])
+    if not set(tables.schedules(own["dataset"])) <= set(cfg.dataset.models):
+        raise ConfigError(
+            f"the paper has no table of dataset={own['dataset']}: digits, cifar10, celeba do"
+        )
+    chosen, seeds = fid_by_steps.selection(own)
+    schedules = chosen or tables.schedules(own["dataset"])
+    for schedule in schedules:
+        fid_by_steps.first_cell(own["dataset"], schedule, seeds[0], more)
+    show_plan(plan(own["dataset"], schedules, seeds), own["dataset"])
+    if own["only"] == "plan":
+        return
+    fid_by_steps.main(words)
+    outputs = next((w.partition("=")[2] for w in words if w.startswith("outputs=")), "outputs")
+    collect.main([outputs])
+    table = compare(Results.load(FOLDER), own["dataset"])
+    show_comparison(table) if len(table) else print(f"{own['dataset']}: nothing was published")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

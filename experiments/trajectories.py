@@ -1,0 +1,108 @@
+"""From noise to digit, method by method, from the same seeds.
+
+    python -m experiments.trajectories        # trajectory.png and interpolation.png
+
+`trajectory` shows x_0 as predicted at every node of ten steps, x_0 = (x_t − √(1−ᾱ)·e)/√ᾱ, and the
+image at the end. `interpolation` shows images whose noises lie between two seeds', on the great
+circle (slerp), which keeps their norm.
+"""
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import pndm
+from experiments.figures import figure, save
+from experiments.pages import FOLDER, NAMES
+from pndm.data import images
+from pndm.schedules import Schedule
+from pndm.solvers import SOLVERS
+
+METHODS = ("ddim", "s_pndm", "plms", "prk", "fon")
+STEPS, SEED = 10, 7
+
+BETWEEN = ((3, 21), (5, 8), (13, 2))
+"""Pairs of seeds whose noises are joined."""
+
+
+class Predicting:
+    """A network that keeps the image it predicts at each time where it is asked first."""
+
+    def __init__(self, network, schedule: Schedule) -> None:
+        self.network, self.schedule, self.seen = network, schedule, {}
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        e, a = self.network(x, t), self.schedule.node(t[0].item()).alpha_bar
+        self.seen.setdefault(t[0].item(), (x - math.sqrt(1 - a) * e) / math.sqrt(a))
+        return e
+
+
+def path(solver: str, seed: int = SEED, steps: int = STEPS) -> Tensor:
+    """The predicted images [steps + 1, 1, 8, 8] at the nodes, the last one the result."""
+    schedule = pndm.schedules.linear()
+    network = Predicting(pndm.models.load("digits_linear"), schedule)
+    x_T = pndm.initial_noise([seed], (1, 8, 8))
+    x_0 = pndm.sample(network, x_T, solver=SOLVERS[solver](), schedule=schedule, steps=steps)
+    nodes = pndm.plan(SOLVERS[solver](), schedule, steps).nodes[:-1]
+    return torch.cat([*(network.seen[node.time] for node in nodes), x_0])
+
+
+def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
+    """sin((1−s)Ω)/sin Ω·a + sin(sΩ)/sin Ω·b: a share s of the great circle from a to b."""
+    angle = math.acos(torch.cosine_similarity(a.flatten(), b.flatten(), dim=0).item())
+    sides = math.sin((1 - share) * angle), math.sin(share * angle)
+    return (sides[0] * a + sides[1] * b) / math.sin(angle)
+
+
+def between(solver: str, pair: tuple[int, int], count: int = STEPS + 1, steps: int = 50) -> Tensor:
+    """Images [count, 1, 8, 8] from noises between those of two seeds."""
+    a, b = pndm.initial_noise(pair, (1, 8, 8))
+    x_T = torch.stack([slerp(a, b, i / (count - 1)) for i in range(count)])
+    return pndm.sample(
+        pndm.models.load("digits_linear"),
+        x_T,
+        solver=SOLVERS[solver](),
+        schedule=pndm.schedules.linear(),
+        steps=steps,
+    )
+
+
+def draw(rows: dict[str, Tensor], title: str, below: str, stem: Path) -> list[Path]:
+    """Rows of images with their names."""
+    with figure(9, 0.86 * len(rows) + 0.7, len(rows), sharey=False, rows=len(rows)) as (
+        made,
+        axes,
+    ):
+        for ax, (name, strip) in zip(axes, rows.items(), strict=True):
+            tiles = images.grid(images.to_uint8(strip), columns=len(strip), scale=8)
+            ax.imshow(tiles, interpolation="nearest")
+            ax.set(xticks=[], yticks=[])
+            ax.set_ylabel(name, rotation=0, ha="right", va="center")
+            ax.grid(False)
+            for side in ax.spines.values():
+                side.set_visible(False)
+        made.suptitle(title)
+        axes[-1].set_xlabel(below)
+        return save(made, stem)[:1]
+
+
+def main() -> None:
+    """Draw both pictures."""
+    paths = {NAMES[name]: path(name) for name in METHODS}
+    times = f"nodes of {STEPS} steps, from t = 900 to the image"
+    draw(paths, "the image as predicted on the way", times, FOLDER / "trajectory")
+    rows = {
+        f"{NAMES[solver]} {pair[0]}–{pair[1]}": between(solver, pair)
+        for pair in BETWEEN
+        for solver in ("ddim", "plms")
+    }
+    title = "noises between two seeds, 50 steps"
+    draw(rows, title, "share of the way on the great circle, 0 to 1", FOLDER / "interpolation")
+    for name in ("trajectory", "interpolation"):
+        (FOLDER / f"{name}.svg").unlink(missing_ok=True)  # pictures of pixels
+
+
+if __name__ == "__main__":
+    main()

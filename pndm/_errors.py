@@ -1,0 +1,69 @@
+"""What a person can mend: errors that are shown as one line, without a traceback.
+
+Every command shows a `PndmError` in one line. Any other exception is a bug: it keeps its
+traceback, on the terminal and in a run's `status.json`.
+"""
+
+import contextlib
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeVar
+
+Value = TypeVar("Value")
+
+
+class PndmError(Exception):
+    """Something a person can mend; the message says what is wrong and what to do."""
+
+
+class InputError(PndmError, ValueError):
+    """A value that cannot be used: an argument, a setting, the content of a file."""
+
+
+class FileError(PndmError, OSError):
+    """A file or folder that cannot be read or written: full disk, missing rights, a lost mount."""
+
+
+class MissingFile(PndmError, FileNotFoundError):
+    """A file that is needed and is not there; the message says where to get it."""
+
+
+class NonFiniteError(PndmError, FloatingPointError):
+    """NaN or infinity where a network or an integration must return numbers."""
+
+
+class MemoryLimit(PndmError, MemoryError):
+    """One image does not fit into the memory of its device."""
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextlib.contextmanager
+def file_errors() -> Iterator[None]:
+    """Show what the operating system refuses in the block as one line: raise it as `FileError`.
+
+    A file that is not there is another matter: where it may be missing, that is asked for.
+    """
+    try:
+        yield
+    except (PndmError, FileNotFoundError):
+        raise
+    except OSError as error:
+        raise FileError(one_line(error)) from error
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """ ", did you mean …?" where a known name is close."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f", did you mean {close[0]}?" if close else ""
+
+
+def lookup(table: Mapping[str, Value], name: str, what: str) -> Value:
+    """An entry by its name; InputError with the nearest of the names there are."""
+    if name in table:
+        return table[name]
+    hint = did_you_mean(str(name), table)
+    raise InputError(f"no {what} {name!r}{hint}; there are {', '.join(table)}")

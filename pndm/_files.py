@@ -1,0 +1,107 @@
+"""Files: written whole or not at all, locked between processes, hashed once."""
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from pndm._errors import file_errors
+
+
+def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let `write` fill a temporary file next to `path`, then rename it: whole or not at all.
+
+    FileError where the file system refuses: no space, no permission.
+    """
+    partial = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}.partial")
+    with file_errors():
+        try:
+            write(partial)
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write indented JSON atomically; ValueError for NaN or infinity, which JSON cannot hold."""
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    write_atomic(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None where there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def make_folder(path: Path) -> Path:
+    """The folder, made with its parents where it is missing; FileError where it cannot be."""
+    with file_errors():
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def cache_dir() -> Path:
+    """PNDM_HOME, the folder of everything fetched or computed once; by default ~/.cache/pndm."""
+    return Path(os.environ.get("PNDM_HOME") or "~/.cache/pndm").expanduser()
+
+
+@contextlib.contextmanager
+def file_lock(path: Path, wait: bool = False) -> Iterator[bool]:
+    """Whether this process holds the lock at `path` for the length of the block.
+
+    The system frees it when its process ends, also by kill -9, so that none is ever stale.
+    With `wait` it is waited for.
+    """
+    make_folder(path.parent)
+    lock = FileLock(path.with_suffix(".lock"))
+    try:
+        with file_errors():
+            lock.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, as lower-case hexadecimal; read once while the file stays the same."""
+    key = file_state(path)
+    if key not in _hashes:
+        with file_errors(), path.open("rb") as file:
+            _hashes[key] = hashlib.file_digest(file, "sha256").hexdigest()
+    return _hashes[key]
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file, whose SHA-256 is then known without another reading."""
+    key = file_state(path)
+    with file_errors():
+        content = path.read_bytes()
+    _hashes[key] = hashlib.sha256(content).hexdigest()
+    return content
+
+
+def file_state(path: Path) -> tuple[Any, ...]:
+    """What changes when a file does: its path, inode, size and times."""
+    with file_errors():
+        now = path.stat()
+    return (path, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
+
+
+_hashes: dict[tuple[Any, ...], str] = {}
+"""The hashes of files already read in this process, by path and state."""

@@ -1,0 +1,45 @@
+"""Provenance: the commit, the hardware and the versions that made a number."""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PACKAGES = ("torch", "torchvision", "torch-fidelity", "hydra-core", "wandb", "numpy")
+"""Packages whose versions go into every record."""
+
+
+def commit() -> str | None:
+    """The commit of the code, "-dirty" where tracked files differ from it; None without git."""
+    command = ["git", "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"]
+    here = Path(__file__).parent
+    try:
+        done = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def hardware() -> str:
+    """The processor, its cores and vectors, and the graphics card where torch sees one."""
+    import torch
+
+    name = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    name += f", {torch.backends.cpu.get_cpu_capability()}"
+    if torch.cuda.is_available():
+        name += f", {torch.cuda.get_device_name()}"
+    return name
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of this package and of those that a number may depend on."""
+    found = {"python": platform.python_version()}
+    for package in ("pndm", *PACKAGES):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            from pndm import __version__
+
+            found[package] = __version__ if package == "pndm" else "missing"
+    return found

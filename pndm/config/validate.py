@@ -1,0 +1,219 @@
+"""Which runs can be made: every setting checked, every choice resolved, before anything runs."""
+
+import dataclasses
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+from pndm._devices import check_device, resolve_device
+from pndm._errors import InputError, did_you_mean
+from pndm.config.build import build_schedule, build_solver
+from pndm.config.schema import (
+    EXTRACTORS,
+    IMAGES_PER_SEED,
+    MAX_SEED,
+    SWITCH_VALUES,
+    ConfigError,
+    Dataset,
+    Model,
+    Run,
+    Train,
+)
+
+
+def validate(run: Run) -> Run:
+    """A run with its choices made (weights, spellings); ConfigError if it cannot be made."""
+    from pndm.grids import times
+    from pndm.models.registry import ARCHITECTURES, WEIGHTS
+    from pndm.solvers import require_order
+
+    model = _model(run)
+    settings = with_timesteps(run.schedule, WEIGHTS.get(model.name))
+    timesteps = settings["timesteps"]
+    grid = list(run.grid) if isinstance(run.grid, (list, tuple)) else run.grid
+    if isinstance(grid, list):
+        if len(grid) < 2:
+            raise ConfigError(f"grid={grid}: a list of times has two at least")
+        run = dataclasses.replace(run, steps=len(grid) - 1)
+    if not 1 <= run.steps <= timesteps:
+        raise ConfigError(f"steps={run.steps}: give a whole number from 1 to {timesteps}")
+    require_at_least("samples", run.samples, 1)
+    if run.samples > IMAGES_PER_SEED:
+        raise ConfigError(f"samples={run.samples}: a seed set has {IMAGES_PER_SEED} images")
+    require_at_least("batch_size", run.batch_size, 1)
+    require_at_least("seed", run.seed, 0)
+    if run.seed > MAX_SEED:
+        raise ConfigError(f"seed={run.seed}: give a whole number of at most {MAX_SEED}")
+    if not run.outputs:
+        raise ConfigError("outputs is empty: name the folder of all runs")
+    require_one_of("dataset.extractor", run.dataset.extractor, EXTRACTORS)
+    require_one_of("convention", run.convention, ("aligned", "released", "diffusers"))
+    _check_precision(run.precision, run.device)
+    require_one_of("model.prediction", model.prediction, ("noise", "data", "velocity"))
+    require_one_of("wandb.mode", run.wandb.mode, ("online", "offline", "disabled"))
+    switches = {key: _switch(key, getattr(run, key)) for key in SWITCH_VALUES}
+    for key in ("kid", "prc"):
+        if switches[key] == "auto" and switches["fid"] == "off":
+            raise ConfigError(f"{key}=auto needs the features of fid=auto, which is off")
+    if run.processes != "auto" and (type(run.processes) is not int or run.processes < 1):
+        raise ConfigError(f"processes={run.processes}: give a whole number of at least 1, or auto")
+    check_device(run.device)
+
+    if switches["fid"] == "auto" and run.dataset.extractor == "digits":
+        known = model.architecture or WEIGHTS[model.name].architecture
+        channels = ARCHITECTURES[known].in_channels
+        if channels != 1:
+            raise ConfigError(f"digits features take 1 channel, not {channels}: use fid=off")
+
+    try:
+        method = build_solver(run.solver)
+    except ConfigError:
+        raise
+    except InputError as error:
+        raise ConfigError(f"solver {run.solver['name']}: {error}") from None
+    try:
+        with warnings.catch_warnings(action="ignore"):  # shown when it is run
+            nodes = times(grid, run.steps, build_schedule(settings, run.convention))
+    except InputError as error:
+        raise ConfigError(f"schedule={run.schedule['name']} grid={run.grid}: {error}") from None
+    require_order(method, len(nodes) - 1)
+    return dataclasses.replace(
+        run,
+        solver={**run.solver, "name": _name(run.solver, method.name)},
+        schedule=settings,
+        model=model,
+        grid=grid,
+        **switches,
+    )
+
+
+def _name(settings: dict[str, Any], name: str) -> str:
+    """What a solver is called in a record: as in `conf/solver`, or as its own factory says."""
+    name = settings.get("name", name)
+    if not re.fullmatch(r"[\w.+-]+", name):
+        raise ConfigError(f"solver {name!r}: a name has letters, digits and _ . + - only")
+    return name
+
+
+def validate_train(train: Train) -> Train:
+    """A training with its choices made; ConfigError if it cannot be done."""
+    from pndm.models.registry import ARCHITECTURES
+
+    if train.architecture == "auto":
+        name = train.schedule["name"]
+        if name not in train.dataset.models:
+            raise ConfigError(f"{no_weights_for(train.dataset, name)}, or give architecture=NAME")
+        train = dataclasses.replace(train, architecture=train.dataset.models[name])
+    train = dataclasses.replace(train, schedule=with_timesteps(train.schedule))
+    require_one_of("architecture", train.architecture, tuple(ARCHITECTURES))
+    if not train.output:
+        raise ConfigError("output is empty: name where the weights go, or leave it out")
+    if train.output == "auto":
+        name = train.architecture + ("_holdout" if train.holdout else "")
+        train = dataclasses.replace(train, output=f"outputs/train/{name}")
+    for name in ("iterations", "batch_size", "log_every", "checkpoint_every"):
+        require_at_least(f"recipe.{name}", getattr(train.recipe, name), 1)
+    require_at_least("seed", train.seed, 0)
+    check_device(train.device)
+    return train
+
+
+def with_timesteps(settings: dict[str, Any], weights: Any = None) -> dict[str, Any]:
+    """Schedule settings with the T that the weights were trained with, 1000 where unknown."""
+    known = weights.timesteps if weights else 1000
+    given = settings.get("timesteps")
+    if given is not None and (type(given) is not int or given < 1):
+        raise ConfigError(f"schedule.timesteps={given}: give a whole number of at least 1")
+    return {**settings, "timesteps": known if given is None else given}
+
+
+def _model(run: Run) -> Model:
+    """A checkpoint of one's own, weights by name, or those that (dataset, schedule) means."""
+    from pndm.models.registry import ARCHITECTURES, FORMATS, HUB, WEIGHTS
+
+    model, name = run.model, run.schedule["name"]
+    require_one_of("model.format", model.format, ("auto", *FORMATS))
+    known = [name for name in run.dataset.models.values() if name in WEIGHTS]
+    if model.checkpoint is not None:
+        if not model.checkpoint:
+            raise ConfigError("model.checkpoint is empty: name a file")
+        if model.architecture is None:
+            raise ConfigError(
+                f"model.checkpoint={model.checkpoint} needs model.architecture=NAME, "
+                f"one of {', '.join(ARCHITECTURES)}"
+            )
+        require_one_of("model.architecture", model.architecture, tuple(ARCHITECTURES))
+        sizes = [ARCHITECTURES[WEIGHTS[name].architecture].image for name in known]
+        size = ARCHITECTURES[model.architecture].image
+        if sizes and size not in sizes:
+            raise ConfigError(
+                f"model.architecture={model.architecture} makes images of {_size(size)}, "
+                f"those of dataset={run.dataset.name} are {_size(sizes[0])}"
+            )
+        if not model.checkpoint.startswith(HUB) and not Path(model.checkpoint).exists():
+            raise ConfigError(f"model.checkpoint={model.checkpoint}: there is no such file")
+        return dataclasses.replace(model, name=Path(model.checkpoint).stem)
+    for key in ("architecture", "format"):
+        if getattr(model, key) != getattr(Model, key):
+            raise ConfigError(f"model.{key} is for a model.checkpoint=FILE of your own")
+    if model.prediction != "noise":
+        raise ConfigError(
+            f"model.prediction={model.prediction} is for a model.checkpoint of your own: "
+            "the weights with a name predict noise"
+        )
+    if model.name == "auto":
+        if name not in run.dataset.models:
+            raise ConfigError(
+                f"{no_weights_for(run.dataset, name)}: use one of these, "
+                "or model.checkpoint=FILE model.architecture=NAME"
+            )
+        chosen = run.dataset.models[name]
+        require_one_of(f"dataset.models.{name}", chosen, tuple(WEIGHTS))
+        if run.convention == "released" and f"{chosen}_released" in WEIGHTS:
+            chosen = f"{chosen}_released"
+        return dataclasses.replace(model, name=chosen)
+    weights = WEIGHTS[model.name]
+    if weights.dataset != run.dataset.name and run.dataset.name != "folder":
+        raise ConfigError(
+            f"model={model.name} makes images of {weights.dataset}, not of {run.dataset.name}"
+        )
+    if weights.schedule != name:
+        raise ConfigError(
+            f"model={model.name} was trained on schedule={weights.schedule}, not on {name}"
+        )
+    return model
+
+
+def _size(image: tuple[int, ...]) -> str:
+    return "×".join(map(str, image))
+
+
+def no_weights_for(dataset: Dataset, schedule: str) -> str:
+    """No weights for this pair: which there are."""
+    known = ", ".join(f"{name} ({weights})" for name, weights in dataset.models.items())
+    return f"dataset={dataset.name} has weights for schedule={known or 'none'}, not for {schedule}"
+
+
+def _check_precision(precision: str, where: str) -> None:
+    require_one_of("precision", precision, ("fp32", "tf32", "bf16", "fp16", "fp64"))
+    if precision in ("tf32", "fp16") and resolve_device(where) == "cpu":
+        raise ConfigError(f"precision={precision} needs a GPU: a CPU has fp32, bf16 and fp64")
+
+
+def require_at_least(key: str, value: int, least: int) -> None:
+    if value < least:
+        raise ConfigError(f"{key}={value}: give a whole number of at least {least}")
+
+
+def require_one_of(key: str, value: str, options: tuple[str, ...]) -> None:
+    if value not in options:
+        hint = did_you_mean(str(value), list(options))
+        raise ConfigError(f"{key}={value} does not exist{hint}; there are {', '.join(options)}")
+
+
+def _switch(key: str, value: Any) -> str:
+    """The one spelling of a setting that may be written as a word or as a boolean."""
+    word = str(value).lower()
+    require_one_of(key, word, tuple(SWITCH_VALUES[key]))
+    return SWITCH_VALUES[key][word]

@@ -1,0 +1,288 @@
+"""The datasets as map-style sets of uint8 [C, H, W] images, preprocessed as the paper's are.
+
+Nothing is downloaded here: where files are missing, one line says which and where to put them.
+"""
+
+import hashlib
+import io
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from pndm._errors import InputError, MissingFile, lookup
+from pndm._files import cache_dir
+
+Part = Literal["all", "train", "holdout"]
+"""All images of the split that the paper uses, a fixed random tenth of them, or the other nine."""
+
+
+class MissingData(MissingFile):
+    """The files of a dataset are not there; the message says what to fetch, in one line."""
+
+
+class BadImage(InputError):
+    """A file that is no readable image, or of the wrong size; one line that names it."""
+
+    def __init__(self, message: str) -> None:
+        # A process that loads images for another hands its errors over with their traceback in
+        # front; only the last line is for people.
+        last = message.strip().splitlines()[-1]
+        super().__init__(last.removeprefix(f"{__name__}.{type(self).__name__}: "))
+
+
+class TensorImages(Dataset[Tensor]):
+    """Images held in memory as one uint8 tensor [N, C, H, W]."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.images[index]
+
+
+class ImageFiles(Dataset[Tensor]):
+    """Images decoded when they are asked for: `read` gives the file or the bytes of a key."""
+
+    def __init__(
+        self,
+        keys: Sequence[Any],
+        read: Callable[[Any], Any],
+        prepare: Callable[[Image.Image], Image.Image],
+    ) -> None:
+        self.keys, self.read, self.prepare = keys, read, prepare
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: int) -> Tensor:
+        key = self.keys[index]
+        try:
+            with Image.open(self.read(key)) as image:
+                pixels = np.array(self.prepare(image.convert("RGB")))
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            reason = " ".join(str(error).split())
+            raise BadImage(f"{key} is not a readable image ({reason}): replace it") from None
+        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def data_root() -> Path:
+    """PNDM_DATA, the folder of the datasets; by default `data` in PNDM_HOME."""
+    return Path(os.environ.get("PNDM_DATA") or cache_dir() / "data").expanduser()
+
+
+def indices(count: int, part: Part) -> Tensor:
+    """Which of `count` images belong to a part, ascending; InputError for no such part."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    tenth = -(-count // 10)
+    parts = {"all": order, "train": order[tenth:], "holdout": order[:tenth]}
+    if part not in parts:
+        raise InputError(f"no part {part!r} of a dataset: there are {', '.join(parts)}")
+    return parts[part].sort().values
+
+
+def digits(part: Part = "all", root: Path | None = None) -> TensorImages:
+    """scikit-learn's 1,797 real handwritten digits, 8×8 grey; its 17 levels spread over 0…255.
+
+    `holdout` is a fixed random tenth (180 images), `train` the other nine. `root` plays no part:
+    the images come with scikit-learn.
+    """
+    from sklearn.datasets import load_digits
+
+    levels = load_digits().images
+    images = torch.from_numpy(np.rint(levels * (255 / 16)).astype(np.uint8))[:, None]
+    return TensorImages(images[indices(len(images), part)])
+
+
+def digit_labels(part: Part = "all") -> Tensor:
+    """Which digits 0…9 the images of `digits(part)` show, [N] int64."""
+    from sklearn.datasets import load_digits
+
+    labels = torch.from_numpy(load_digits().target).long()
+    return labels[indices(len(labels), part)]
+
+
+CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+
+
+def cifar10(part: Part = "all", root: Path | None = None) -> TensorImages:
+    """The 50,000 training images of CIFAR-10, 32×32."""
+    from torchvision.datasets import CIFAR10
+
+    root = root or data_root()
+    try:
+        pixels = CIFAR10(root, train=True, download=False).data
+    except RuntimeError:
+        raise MissingData(
+            f"cifar10 is missing or damaged: fetch {CIFAR10_URL} and unpack it in {root}, "
+            f"which gives {root / 'cifar-10-batches-py'}"
+        ) from None
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+    return TensorImages(images[indices(len(images), part)])
+
+
+def celeba(part: Part = "all", root: Path | None = None) -> ImageFiles:
+    """The 162,770 training images of aligned CelebA, cropped to 128×128 and resized to 64×64."""
+    folder = (root or data_root()) / "celeba"
+    listing, images = folder / "list_eval_partition.txt", folder / "img_align_celeba"
+    if not listing.exists() or not images.is_dir():
+        raise MissingData(
+            f"celeba is missing: fetch img_align_celeba.zip and list_eval_partition.txt from "
+            f"https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html into {folder} and unpack the zip"
+        )
+    rows = (line.split() for line in listing.read_text().splitlines() if line.strip())
+    files = [images / name for name, split in rows if split == "0"]
+    return ImageFiles([files[i] for i in indices(len(files), part)], str, crop_face)
+
+
+def crop_face(image: Image.Image) -> Image.Image:
+    """A 178×218 portrait's rows 57…184 and columns 25…152, resized to 64×64, bilinear."""
+    if image.size != (178, 218):
+        raise OSError(f"{image.width}×{image.height} pixels, aligned CelebA has 178×218")
+    return image.crop((25, 57, 153, 185)).resize((64, 64), Image.Resampling.BILINEAR)
+
+
+def lsun_bedroom(part: Part = "all", root: Path | None = None) -> ImageFiles:
+    """The 3,033,042 training images of LSUN bedrooms, 256×256."""
+    return _lsun("bedroom_train_lmdb", part, root)
+
+
+def lsun_church(part: Part = "all", root: Path | None = None) -> ImageFiles:
+    """The 126,227 training images of LSUN outdoor churches, 256×256."""
+    return _lsun("church_outdoor_train_lmdb", part, root)
+
+
+def _lsun(name: str, part: Part, root: Path | None) -> ImageFiles:
+    folder = (root or data_root()) / name
+    if not (folder / "data.mdb").exists():
+        raise MissingData(
+            f"{folder} is missing: fetch http://dl.yf.io/lsun/scenes/{name}.zip "
+            f"and unpack it in {folder.parent}"
+        )
+    scenes = Lmdb(folder)
+    keys = scenes.keys()
+    return ImageFiles([keys[i] for i in indices(len(keys), part)], scenes, resize_and_crop)
+
+
+def resize_and_crop(image: Image.Image) -> Image.Image:
+    """The shorter side resized to 256, bilinear, and the central 256×256 of that."""
+    from torchvision.transforms import functional
+
+    return functional.center_crop(functional.resize(image, 256), 256)
+
+
+class Lmdb:
+    """The values of an LMDB folder by key, opened anew in every process that reads."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.opened: tuple[int, Any] | None = None
+
+    def environment(self) -> Any:
+        try:
+            import lmdb
+        except ImportError:
+            raise MissingData("LSUN is read with lmdb: pip install 'pndm[data]'") from None
+        if self.opened is None or self.opened[0] != os.getpid():
+            opened = lmdb.open(str(self.folder), readonly=True, lock=False, readahead=False)
+            self.opened = os.getpid(), opened
+        return self.opened[1]
+
+    def keys(self) -> list[bytes]:
+        """All keys, in their order."""
+        with self.environment().begin() as transaction:
+            return list(transaction.cursor().iternext(keys=True, values=False))
+
+    def __call__(self, key: bytes) -> io.BytesIO:
+        with self.environment().begin() as transaction:
+            return io.BytesIO(transaction.get(key))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "opened": None}
+
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+"""What the files of `folder` may be called."""
+
+
+def folder(part: Part = "all", root: Path | None = None) -> ImageFiles:
+    """All images below a directory, in the order of their paths, as they are; of one size."""
+    root = Path(root or data_root() / "folder")
+    if not root.is_dir():
+        raise MissingData(f"there is no directory {root}: give one with images as root")
+    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if len(files) < 2:
+        raise BadImage(f"{root} has {len(files)} images, two at least make a dataset")
+    first = _size(files[0])
+    for path in files[1:]:
+        if (size := _size(path)) != first:
+            raise BadImage(
+                f"{path} has {size[0]}×{size[1]} pixels, {files[0].name} has "
+                f"{first[0]}×{first[1]}: bring all to one size"
+            )
+    return ImageFiles([files[i] for i in indices(len(files), part)], str, unchanged)
+
+
+def unchanged(image: Image.Image) -> Image.Image:
+    """The image itself."""
+    return image
+
+
+def _size(path: Path) -> tuple[int, int]:
+    """Width and height, from a file's first bytes."""
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BadImage(
+            f"{path} is not a readable image ({type(error).__name__}): replace it"
+        ) from None
+
+
+@dataclass(frozen=True)
+class Source:
+    """How a dataset is loaded, and what its reference statistics say about it."""
+
+    load: Callable[..., Dataset[Tensor]]
+    split: str
+    preprocessing: str
+    nameless: bool = False
+
+    def __call__(self, part: Part = "all", root: Path | None = None) -> Dataset[Tensor]:
+        """The images of a part, from a folder of datasets or `data_root()`."""
+        return self.load(part=part, root=root)
+
+    def label(self, name: str, root: Path | None) -> str:
+        """The dataset's name, and the directory's name and place where it is nothing else."""
+        if not self.nameless or root is None:
+            return name
+        place = hashlib.sha256(str(root.resolve()).encode()).hexdigest()
+        return f"{name}-{root.resolve().name}-{place[:8]}"
+
+
+LSUN = "Resize(256) bilinear, CenterCrop(256)"
+
+DATASETS = {
+    "digits": Source(digits, "all", "levels × 255/16"),
+    "cifar10": Source(cifar10, "train", "none"),
+    "celeba": Source(celeba, "train", "rows 57…184, columns 25…152, Resize(64) bilinear"),
+    "lsun_bedroom": Source(lsun_bedroom, "train", LSUN),
+    "lsun_church": Source(lsun_church, "train", LSUN),
+    "folder": Source(folder, "all", "none", nameless=True),
+}
+"""The datasets by the names that `conf/dataset` gives them. None of them is flipped."""
+
+
+def source(name: str) -> Source:
+    """A dataset by its name; InputError that lists the names."""
+    return lookup(DATASETS, name, "dataset")

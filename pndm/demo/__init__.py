@@ -1,0 +1,1 @@
+"""Web demo: two methods sample next to each other, from the same noise."""

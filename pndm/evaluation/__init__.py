@@ -1,0 +1,1 @@
+"""FID and its relatives: feature extractors, reference statistics, and the metrics of a record."""

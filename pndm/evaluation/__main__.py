@@ -1,0 +1,126 @@
+"""Reference statistics on the command line.
+
+python -m pndm.evaluation reference cifar10 --workers 8
+python -m pndm.evaluation import cifar10 --source edm --file cifar10-32x32.npz --n 50000
+python -m pndm.evaluation floor
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from pndm._devices import check_device, resolve_device
+from pndm._errors import PndmError, one_line
+from pndm._files import cache_dir
+from pndm.data import datasets
+from pndm.evaluation.features import EXTRACTORS, LABELS, extract_features, load_extractor
+from pndm.evaluation.metrics import split_half_fid
+from pndm.evaluation.reference import (
+    PUBLISHED,
+    Reference,
+    compute_reference,
+    features_path,
+    import_reference,
+    reference_path,
+)
+
+
+def compute(
+    dataset: str,
+    extractor: str,
+    root: Path | None,
+    weights: Path | None,
+    any_weights: bool,
+    batch_size: int,
+    workers: int,
+    device: str,
+    output: Path | None,
+    keep_features: bool,
+) -> None:
+    """Compute the reference statistics of a dataset and keep them, and the features if asked."""
+    check_device(device)
+    network = load_extractor(extractor, torch.device(resolve_device(device)), weights, any_weights)
+    keep = features_path(dataset, network.name, root) if keep_features else None
+    reference = compute_reference(dataset, network, root, batch_size, workers, True, keep)
+    save(reference, output or reference_path(dataset, network.name, root))
+
+
+def import_published(dataset: str, file: Path, source: str, n: int, output: Path | None) -> None:
+    """Keep the statistics that others published, labelled as theirs."""
+    reference = import_reference(file, dataset, source, n)
+    save(reference, output or cache_dir() / "references" / f"{dataset}_{source}.npz")
+
+
+def floor(seeds: int) -> None:
+    """Print the distance between random halves of the digits."""
+    features = torch.cat(list(extract_features(datasets.digits(), load_extractor("digits"))))
+    halves = split_half_fid(features, range(seeds))
+    print(json.dumps({"metric": LABELS["digits"], **halves}, indent=2))
+
+
+def save(reference: Reference, path: Path) -> None:
+    """Write a reference and say where it is."""
+    reference.save(path)
+    print(f"{reference.label}\nreference: {path}")
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """The parser of a whole number that is not smaller."""
+
+    def parse(text: str) -> int:
+        number = int(text) if text.removeprefix("-").isdecimal() else None
+        if number is None or number < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least}")
+        return number
+
+    return parse
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
+    top = argparse.ArgumentParser(prog="python -m pndm.evaluation", description=__doc__)
+    top.formatter_class = argparse.RawDescriptionHelpFormatter
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, run: Callable[..., None]) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
+        command.set_defaults(run=run)
+        return command
+
+    command = add("reference", compute)
+    command.add_argument("dataset", choices=datasets.DATASETS, metavar="DATASET")
+    command.add_argument("--extractor", choices=EXTRACTORS, default="inception")
+    command.add_argument("--root", type=Path, help="the folder of the dataset")
+    command.add_argument("--weights", type=Path, help="another Inception weight file")
+    command.add_argument("--any-weights", action="store_true", help="whatever its hash is")
+    command.add_argument("--batch-size", type=at_least(1), default=64)
+    command.add_argument("--workers", type=at_least(0), default=0, help="processes that load")
+    command.add_argument("--device", default="auto")
+    command.add_argument("--output", type=Path, help="default: in PNDM_HOME/references")
+    command.add_argument("--keep-features", action="store_true", help="for kid and prc")
+    command = add("import", import_published)
+    command.add_argument("dataset", choices=datasets.DATASETS, metavar="DATASET")
+    command.add_argument("--file", type=Path, required=True, help="an .npz with mu and sigma")
+    command.add_argument("--source", choices=PUBLISHED, required=True, help="who published it")
+    command.add_argument("--n", type=at_least(2), required=True, help="images it was made from")
+    command.add_argument("--output", type=Path, help="default: in PNDM_HOME/references")
+    command = add("floor", floor)
+    command.add_argument("--seeds", type=at_least(1), default=10, help="random halvings")
+    return top
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Run one command; SystemExit with one line if it cannot."""
+    options = vars(parser().parse_args(words))
+    try:
+        options.pop("run")(**options)
+    except PndmError as error:
+        sys.exit(f"error: {one_line(error)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,240 @@
+"""FID and its relatives: feature extractors, reference statistics, and the numbers for a record.
+
+    python -m pndm.evaluation reference dataset=cifar10 workers=8
+    python -m pndm.evaluation import dataset=cifar10 source=edm file=cifar10-32x32.npz n=50000
+    python -m pndm.evaluation floor
+
+FID is the Fréchet distance of two Gaussians fitted to features (Heusel et al. 2017). On
+Inception features it is the field's FID; on the digits classifier's it is called digits features
+and is comparable with nothing else. The value in a record is torch-fidelity's, checked against
+`statistics.frechet_distance`. Its caches, which know data by name alone, are never used.
+"""
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from pndm import _files
+from pndm._errors import InputError, MissingFile, lookup
+from pndm._files import cache_dir
+from pndm.evaluation import digits_classifier
+
+CHUNK = 32
+"""Images that a network sees at once here: fixed, because float32 sums depend on it."""
+
+INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
+INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION}"
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+
+LABELS = {
+    "digits": "FID on digits features, not Inception FID",
+    "inception": "FID",
+    "inception_unverified": "not FID: Inception with unverified weights",
+}
+"""What a Fréchet distance may be called, by extractor."""
+
+
+class MissingReference(MissingFile):
+    """A file that FID needs is not there; the message says what to do, in one line."""
+
+
+@dataclass(frozen=True, eq=False)
+class Extractor:
+    """Images uint8 [B, C, H, W] to features [B, dimension] on `device`, in full precision."""
+
+    name: str
+    dimension: int
+    sha256: str
+    channels: int
+    network: nn.Module
+    device: torch.device
+
+    def __call__(self, images: Tensor) -> Tensor:
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            raise TypeError(
+                f"features are of uint8 images [B, C, H, W] (see images.to_uint8), "
+                f"not {images.dtype} {list(images.shape)}"
+            )
+        if images.shape[1] not in (1, self.channels):
+            raise InputError(
+                f"{self.name} features take {self.channels} channels, not {images.shape[1]}"
+            )
+        images = images.to(self.device).expand(-1, self.channels, -1, -1)
+        # TF32, cuDNN's default, would change features in the third digit.
+        with (
+            torch.no_grad(),
+            torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
+        ):
+            (features,) = self.network(images)
+        return features
+
+
+def load_extractor(
+    name: str,
+    device: torch.device | str = "cpu",
+    path: Path | str | None = None,
+    any_weights: bool = False,
+) -> Extractor:
+    """`digits` (64 features of our own classifier) or `inception` (2048, torch-fidelity's port).
+
+    `path` is the Inception weight file, by default in PNDM_HOME or torch's cache: MissingReference
+    where there is none, InputError where its hash is wrong, unless `any_weights` says that a file
+    of other weights is wanted, which is then named `inception_unverified`.
+    """
+    make = lookup(EXTRACTORS, name, "feature extractor")
+    return make(torch.device(device), Path(path) if path else None, any_weights)
+
+
+def _digits(device: torch.device, path: Path | None, any_weights: bool) -> Extractor:
+    if path is not None:
+        raise InputError("the digits features have their weights in the package: leave path out")
+    from torch_fidelity.utils import create_feature_extractor
+
+    name = register_digits()
+    network = create_feature_extractor(name, ["64"], cuda=False, verbose=False)
+    sha256 = _files.sha256(digits_classifier.WEIGHTS)
+    return Extractor("digits", 64, sha256, 1, network.to(device), device)
+
+
+@cache
+def register_digits() -> str:
+    """Make the digits features known to torch-fidelity; the name, which contains their hash."""
+    from torch_fidelity import register_feature_extractor
+    from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+
+    class DigitsFeatures(FeatureExtractorBase):
+        """The 64 standardised pre-activations of `pndm.evaluation.digits_classifier`, in float64."""
+
+        def __init__(self, name: str, features_list: list[str], **_: Any) -> None:
+            super().__init__(name, features_list)
+            self.classifier = digits_classifier.load().double()
+
+        @staticmethod
+        def get_provided_features_list() -> tuple[str]:
+            return ("64",)
+
+        @staticmethod
+        def get_default_feature_layer_for_metric(metric: str) -> str:
+            return "64"
+
+        @staticmethod
+        def can_be_compiled() -> bool:
+            return False
+
+        def forward(self, images: Tensor) -> tuple[Tensor]:
+            return (self.classifier.features(images),)
+
+    name = f"digits-{_files.sha256(digits_classifier.WEIGHTS)[:8]}"
+    register_feature_extractor(name, DigitsFeatures)
+    return name
+
+
+def _inception(device: torch.device, path: Path | None, any_weights: bool) -> Extractor:
+    path = path or inception_file()
+    try:
+        sha256 = _files.sha256(path)
+    except FileNotFoundError:
+        raise MissingReference(f"there is no Inception weight file {path}") from None
+    verified = sha256 == INCEPTION_SHA256
+    if not verified and not any_weights:
+        raise InputError(
+            f"{path} is not {INCEPTION}: its SHA-256 is {sha256[:8]}…, not 6726825d…; "
+            f"fetch it again from {INCEPTION_URL}"
+        )
+    # torch-fidelity unpickles what it is given: a file that is not the known one is read with
+    # weights_only first, and what it sees is a copy of the tensors alone.
+    if verified:
+        network = _known_inception(path, device)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / "weights.pth"
+            try:
+                torch.save(torch.load(path, weights_only=True, map_location="cpu"), copy)
+                network = _fidelity_inception(copy).to(device)
+            except Exception as error:
+                reason = str(error).strip().splitlines()[0]
+                raise InputError(f"{path} is not an Inception state dict: {reason}") from None
+    name = "inception" if verified else "inception_unverified"
+    return Extractor(name, 2048, sha256, 3, network, device)
+
+
+def inception_file() -> Path:
+    """The weight file in PNDM_HOME, or where torch-fidelity itself would have put it."""
+    ours = cache_dir() / "weights" / INCEPTION
+    for path in (ours, Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION):
+        if path.exists():
+            return path
+    raise MissingReference(
+        f"no Inception weights: fetch {INCEPTION_URL} (95,628,359 bytes) and put it at {ours}"
+    )
+
+
+@lru_cache(maxsize=1)
+def _known_inception(path: Path, device: torch.device) -> nn.Module:
+    """The network of the one file that is trusted; a sweep loads it once."""
+    return _fidelity_inception(path).to(device)
+
+
+def _fidelity_inception(path: Path) -> nn.Module:
+    from torch_fidelity.utils import create_feature_extractor
+
+    return create_feature_extractor(
+        "inception-v3-compat",
+        ["2048"],
+        cuda=False,
+        feature_extractor_weights_path=str(path),
+        verbose=False,
+    )
+
+
+DIMENSIONS = {"digits": 64, "inception": 2048}
+"""The number of features of an image, by extractor."""
+
+EXTRACTORS = {"digits": _digits, "inception": _inception}
+"""The feature extractors by the names that `conf/dataset` gives them."""
+
+
+def extract_features(
+    data: Dataset[Tensor],
+    extractor: Extractor,
+    batch_size: int = 64,
+    workers: int = 0,
+    digest: Any = None,
+    progress: bool = False,
+) -> Iterator[Tensor]:
+    """The features [≤ CHUNK, D] of a dataset of uint8 images, in its order.
+
+    The same to the bit for every `batch_size` and number of `workers`, which load. `digest`, a
+    hashlib object, is fed the shape and the bytes of all images.
+    """
+    loader = DataLoader(data, batch_size=batch_size, num_workers=workers)
+    count = len(data)  # type: ignore[arg-type]
+    with tqdm(total=count, unit="image", desc="features", disable=not progress) as bar:
+        for images in _regroup(loader, CHUNK):
+            if digest is not None:
+                if not bar.n:
+                    digest.update(repr((count, *images.shape[1:])).encode())
+                digest.update(images.contiguous().numpy())
+            yield extractor(images).cpu()
+            bar.update(len(images))
+
+
+def _regroup(batches: Iterable[Tensor], size: int) -> Iterator[Tensor]:
+    """The same rows in batches of `size`."""
+    held: list[Tensor] = []
+    for batch in batches:
+        held.append(batch)
+        rows = torch.cat(held)
+        *full, rest = rows.split(size)
+        yield from full
+        held = [rest]
+    if held:
+        yield torch.cat(held)

@@ -1,0 +1,133 @@
+"""Numbers for a record: FID with its uncertainty, KID, precision and recall, nearest neighbours."""
+
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pndm._errors import InputError
+from pndm.evaluation import statistics
+from pndm.evaluation.features import LABELS
+from pndm.evaluation.reference import Reference
+from pndm.evaluation.statistics import Moments, Statistics
+
+
+def fid(blocks: Sequence[Statistics], reference: Reference) -> dict[str, Any]:
+    """The Fréchet distance of samples to a reference, as a record holds it.
+
+    `value` is biased by the number n of images, as every published FID is. From BLOCKS blocks come
+    also the jackknife's `bias_corrected` value, its standard error `se` and its 95 % interval
+    `low` … `high`, and `infinity`, the value extrapolated to n → ∞; they are None for any other
+    number of blocks. Warns where n ≤ D.
+    """
+    whole = statistics.total(blocks)
+    dimension = len(reference.mean)
+    if len(whole.mean) != dimension:
+        raise InputError(f"{len(whole.mean)} features against a reference of {dimension}")
+    for n, what in ((whole.n, "samples"), (reference.n, "reference images")):
+        if n <= dimension:
+            warnings.warn(
+                f"{n} {what} for {dimension} features: the covariance is singular and the "
+                f"distance mostly bias",
+                stacklevel=2,
+            )
+    value = distance(whole, reference)
+    names = ("bias_corrected", "se", "low", "high", "infinity")
+    interval: dict[str, float | None] = dict.fromkeys(names)
+    if len(blocks) == statistics.BLOCKS:
+        estimate = statistics.distance(blocks, reference)
+        interval = {name: getattr(estimate, name) for name in names[:-1]}
+        interval["infinity"] = statistics.extrapolate(blocks, reference)
+    return {
+        "value": value,
+        **interval,
+        "n": whole.n,
+        "metric": LABELS.get(reference.extractor, f"FID on {reference.extractor}"),
+        "extractor": reference.extractor,
+        "reference": reference.label,
+    }
+
+
+def distance(a: Moments, b: Moments) -> float:
+    """torch-fidelity's Fréchet distance; `statistics.frechet_distance` is ours."""
+    from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
+
+    pair = [{"mu": m.mean.numpy(), "sigma": m.covariance.numpy()} for m in (a, b)]
+    return fid_statistics_to_metric(*pair, verbose=False)[KEY_METRIC_FID]
+
+
+def kid(
+    generated: Tensor, real: Tensor, subsets: int = 100, subset_size: int = 1000, seed: int = 0
+) -> dict[str, float]:
+    """Kernel distance (Bińkowski et al. 2018) of features [N, D] and [M, D]: mean and sd.
+
+    Over random subsets, of fewer images than `subset_size` where there are no more.
+    """
+    subset_size = min(subset_size, len(generated), len(real))
+    from torch_fidelity.metric_kid import (
+        KEY_METRIC_KID_MEAN,
+        KEY_METRIC_KID_STD,
+        kid_features_to_metric,
+    )
+
+    found = kid_features_to_metric(
+        generated.double(),
+        real.double(),
+        kid_subsets=subsets,
+        kid_subset_size=subset_size,
+        rng_seed=seed,
+        verbose=False,
+    )
+    numbers = {"value": found[KEY_METRIC_KID_MEAN], "sd": found[KEY_METRIC_KID_STD]}
+    return {**numbers, "subsets": subsets, "subset_size": subset_size, "seed": seed}
+
+
+def precision_recall(generated: Tensor, real: Tensor, neighbours: int = 3) -> dict[str, float]:
+    """Precision and recall (Kynkäänniemi et al. 2019) of features [N, D] against [M, D]."""
+    from torch_fidelity.metric_prc import (
+        KEY_METRIC_PRECISION,
+        KEY_METRIC_RECALL,
+        prc_features_to_metric,
+    )
+
+    found = prc_features_to_metric(
+        generated.double(), real.double(), prc_neighborhood=neighbours, verbose=False
+    )
+    numbers = {"precision": found[KEY_METRIC_PRECISION], "recall": found[KEY_METRIC_RECALL]}
+    return {**numbers, "neighbours": neighbours}
+
+
+def split_half_fid(real: Tensor, seeds: Iterable[int] = range(10)) -> dict[str, Any]:
+    """What perfect samples score: the distance between two random halves of real features [N, D].
+
+    `value` and `sd` over random halvings, `n` in each half. `perfect` is the same at N samples
+    against N reference images, the bias being proportional to 1/n + 1/n_reference.
+    """
+    n = len(real) // 2
+    values = []
+    for seed in seeds:
+        order = torch.randperm(len(real), generator=torch.Generator().manual_seed(seed))
+        a, b = (Statistics.of(real[half]) for half in (order[:n], order[n:]))
+        values.append(distance(a, b))
+    value = float(np.mean(values))
+    scale = (2 / len(real)) / (1 / n + 1 / (len(real) - n))
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"value": value, "sd": sd, "n": n, "perfect": value * scale, "n_perfect": len(real)}
+
+
+def nearest_neighbours(images: Tensor, data: Tensor) -> tuple[Tensor, Tensor]:
+    """Distance [N] and index [N] of the image in `data` [M, C, H, W] nearest to each of `images`
+    [N, C, H, W]: Euclidean in pixels, uint8 on a scale from 0 to 1."""
+    for batch in (images, data):
+        if batch.dtype != torch.uint8:
+            raise TypeError(f"neighbours are of uint8 images, not {batch.dtype}")
+    a, b = (batch.flatten(1).double() / 255 for batch in (images, data))
+    nearest = [
+        # not by the inner product: it would lose the distances near 0
+        torch.cdist(part, b, compute_mode="donot_use_mm_for_euclid_dist").min(1)
+        for part in a.split(256)
+    ]
+    return torch.cat([n.values for n in nearest]), torch.cat([n.indices for n in nearest])

@@ -1,0 +1,282 @@
+"""Reference statistics: the features' mean and covariance of a dataset's real images."""
+
+import dataclasses
+import hashlib
+import json
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pndm import _files
+from pndm._errors import InputError, lookup
+from pndm._files import cache_dir
+from pndm.data import datasets
+from pndm.evaluation import digits_classifier, statistics
+from pndm.evaluation.features import (
+    Extractor,
+    MissingReference,
+    extract_features,
+    inception_file,
+    load_extractor,
+)
+from pndm.evaluation.statistics import Statistics
+
+PUBLISHED = {
+    "edm": "EDM's Inception port",
+    "ttur": "TTUR's TensorFlow Inception",
+    "pytorch_fid": "pytorch-fid's Inception port",
+}
+"""Publishers of statistics files with `mu` and `sigma`, and what their features come from."""
+
+
+class ReferenceMismatch(InputError):
+    """Reference statistics of other data, preprocessing or features than asked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Mean [D] and covariance [D, D] of a dataset's features, float64, and what they are of."""
+
+    mean: Tensor
+    covariance: Tensor
+    n: int
+    dataset: str
+    split: str
+    preprocessing: str
+    extractor: str
+    extractor_sha256: str
+    images_sha256: str
+    source: str = "pndm"
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """Every field but the numbers."""
+        fields = (field.name for field in dataclasses.fields(self))
+        return {name: getattr(self, name) for name in fields if name not in ("mean", "covariance")}
+
+    @property
+    def label(self) -> str:
+        """A short name with a hash of all labels: equal for equal references on every machine."""
+        digest = hashlib.sha256(json.dumps(self.labels, sort_keys=True).encode()).hexdigest()
+        return f"{self.dataset} {self.split}, n={self.n}, {self.source}, {digest[:12]}"
+
+    def save(self, path: Path) -> None:
+        """Write an .npz of plain arrays, whole or not at all."""
+        numbers = {"mean": self.mean.numpy(), "covariance": self.covariance.numpy()}
+        labels = {name: np.array(value) for name, value in self.labels.items()}
+        statistics.save_arrays(path, numbers | labels)
+
+    @classmethod
+    def load(cls, path: Path) -> "Reference":
+        """The inverse of `save`; InputError where the file is something else."""
+        arrays = statistics.load_arrays(path)
+        wanted = [field.name for field in dataclasses.fields(cls)]
+        missing = [name for name in wanted if name not in arrays]
+        if missing:
+            raise InputError(
+                f"{path} has no {', '.join(missing)}: make it with `python -m pndm.evaluation "
+                f"reference`, or `import` a file of others"
+            )
+        values: dict[str, Any] = {name: arrays[name].item() for name in wanted[2:]}
+        values |= {name: torch.from_numpy(arrays[name]) for name in wanted[:2]}
+        return cls(**values)
+
+
+def compute_reference(
+    dataset: str,
+    extractor: Extractor,
+    root: Path | None = None,
+    batch_size: int = 64,
+    workers: int = 0,
+    progress: bool = False,
+    keep: Path | None = None,
+) -> Reference:
+    """The reference of a dataset, streaming: memory does not grow with the number of images.
+
+    `keep` is where the features themselves go, for `reference_features`: an .npy of [N, D].
+    """
+    source = datasets.source(dataset)
+    data = source(root=root)
+    digest = hashlib.sha256()
+    found = extract_features(data, extractor, batch_size, workers, digest, progress)
+    if keep is not None:
+        found = tee_to_npy(found, (len(data), extractor.dimension), keep)  # type: ignore[arg-type]
+    if not len(data):  # type: ignore[arg-type]
+        raise InputError(f"{dataset} holds no images")
+    whole = Statistics.stream(found)
+    return Reference(
+        whole.mean,
+        whole.covariance,
+        whole.n,
+        images_sha256=digest.hexdigest(),
+        **_expected(dataset, extractor, root),
+    )
+
+
+def tee_to_npy(chunks: Iterable[Tensor], shape: tuple[int, int], path: Path) -> Iterator[Tensor]:
+    """The same chunks, written to an .npy as they pass: whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial, at = path.with_name(f".{path.name}.partial"), 0
+    try:
+        rows = np.lib.format.open_memmap(partial, "w+", np.float32, shape)
+        for chunk in chunks:
+            rows[at : at + len(chunk)] = chunk
+            at += len(chunk)
+            yield chunk
+        rows.flush()
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _expected(dataset: str, extractor: Extractor, root: Path | None) -> dict[str, str]:
+    """The labels that follow from a dataset and an extractor."""
+    source = datasets.source(dataset)
+    return {
+        "dataset": source.label(dataset, root),
+        "split": source.split,
+        "preprocessing": source.preprocessing,
+        "extractor": extractor.name,
+        "extractor_sha256": extractor.sha256,
+    }
+
+
+def evaluation_hash(
+    dataset: str, extractor: str, root: Path | str | None = None
+) -> list[str | None]:
+    """What an FID is measured by, as it is here now: hashes of extractor and reference, or None.
+
+    A run so named is another one when what was missing is there, or was made again.
+    """
+    if extractor == "digits":
+        weights: str | None = _files.sha256(digits_classifier.WEIGHTS)
+    else:
+        try:
+            weights = _files.sha256(inception_file())
+        except MissingReference:
+            weights = None
+    if (dataset, extractor) == ("digits", "digits"):
+        return [weights, "computed"]
+    place = Path(root) if root else None
+    kept = (path(dataset, extractor, place) for path in (reference_path, features_path))
+    return [weights, *(_files.sha256(p) if p.exists() else None for p in kept)]
+
+
+def reference_path(dataset: str, extractor: str, root: Path | None = None) -> Path:
+    """Where the reference of a dataset is kept: PNDM_HOME/references/cifar10_inception.npz."""
+    name = datasets.source(dataset).label(dataset, root)
+    return cache_dir() / "references" / f"{name}_{extractor}.npz"
+
+
+def load_reference(
+    dataset: str,
+    extractor: Extractor,
+    path: Path | str | None = None,
+    override: bool = False,
+    root: Path | str | None = None,
+) -> Reference:
+    """The reference to judge samples of a dataset by.
+
+    Digits with digits features are computed at once; everything else is read from `path`, by
+    default `reference_path`: MissingReference where there is none, ReferenceMismatch where it is
+    of other data, preprocessing or features, which `override` turns into a warning. `root` is the
+    directory of the dataset `folder`.
+    """
+    if path is None and (dataset, extractor.name) == ("digits", "digits"):
+        return _digits_reference(extractor.sha256)
+    root = Path(root) if root else None
+    path = Path(path) if path else reference_path(dataset, extractor.name, root)
+    try:
+        found = Reference.load(path)
+    except FileNotFoundError:
+        words = f"{dataset} --extractor {extractor.name}" + (f" --root {root}" if root else "")
+        raise MissingReference(
+            f"no reference statistics {path}: make them with `python -m pndm.evaluation "
+            f"reference {words}`"
+        ) from None
+    if found.mean.shape != (extractor.dimension,):
+        raise ReferenceMismatch(
+            f"{path} has {len(found.mean)} features, {extractor.name} has {extractor.dimension}"
+        )
+    wrong = [
+        f"{name} is {found.labels[name] or 'unknown'!r}, not {value!r}"
+        for name, value in _expected(dataset, extractor, root).items()
+        if found.labels[name] != value
+    ]
+    if wrong and not override:
+        raise ReferenceMismatch(f"{path}: {'; '.join(wrong)}: make it again, or override this")
+    if wrong:
+        warnings.warn(f"{path} is used although {'; '.join(wrong)}", stacklevel=2)
+    return found
+
+
+@cache
+def _digits_reference(sha256: str) -> Reference:
+    """The reference of digits by the classifier of this hash, made once in a process."""
+    return compute_reference("digits", load_extractor("digits"))
+
+
+def features_path(dataset: str, extractor: str, root: Path | None = None) -> Path:
+    """Where the features of a reference are kept: PNDM_HOME/references/cifar10_inception.npy."""
+    return reference_path(dataset, extractor, root).with_suffix(".npy")
+
+
+def reference_features(
+    dataset: str, extractor: Extractor, root: Path | str | None = None
+) -> Tensor:
+    """The features [N, D] of a dataset's images, which KID and precision and recall need.
+
+    Of digits they are computed, of others read: MissingReference where they were not kept.
+    """
+    if (dataset, extractor.name) == ("digits", "digits"):
+        return torch.cat(list(extract_features(datasets.digits(), extractor)))
+    path = features_path(dataset, extractor.name, Path(root) if root else None)
+    try:
+        return torch.from_numpy(np.load(path, mmap_mode="c"))
+    except FileNotFoundError:
+        words = f"{dataset} --extractor {extractor.name}" + (f" --root {root}" if root else "")
+        raise MissingReference(
+            f"no features {path}: keep them with `python -m pndm.evaluation reference {words} "
+            "--keep-features`"
+        ) from None
+
+
+def import_reference(path: Path, dataset: str, source: str, n: int) -> Reference:
+    """The statistics `mu` and `sigma` that others published, labelled as theirs.
+
+    Their features come from another implementation than ours: `reference` uses them only with
+    `override`. n is the number of images that they say they took.
+    """
+    publisher = lookup(PUBLISHED, source, "publisher of statistics")
+    arrays = statistics.load_arrays(path)
+    if not {"mu", "sigma"} <= arrays.keys():
+        raise InputError(f"{path} has no mu and sigma but {', '.join(arrays) or 'nothing'}")
+    if not all(arrays[k].dtype.kind in "fiu" for k in ("mu", "sigma")):
+        raise InputError(f"{path}: mu and sigma must be numbers")
+    mean, covariance = (torch.from_numpy(arrays[k]).double() for k in ("mu", "sigma"))
+    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+        raise InputError(f"{path}: mu {list(mean.shape)} and sigma {list(covariance.shape)}")
+    if not mean.isfinite().all() or not covariance.isfinite().all():
+        raise InputError(f"{path}: mu or sigma contain NaN or infinity")
+    spread = covariance.diagonal()
+    if not torch.allclose(covariance, covariance.T, rtol=1e-4, atol=1e-6) or spread.min() < 0:
+        raise InputError(f"{path}: sigma is no covariance, which is symmetric and not negative")
+    return Reference(
+        mean,
+        covariance,
+        n,
+        dataset,
+        split=f"as {source}",
+        preprocessing=f"as {source}",
+        extractor=publisher,
+        extractor_sha256="",
+        images_sha256="",
+        source=f"{source} file {_files.sha256(path)[:12]}",
+    )

@@ -1,0 +1,97 @@
+"""The one loop that runs every method; all that it does was written down in its plan."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pndm._errors import InputError
+from pndm.plans import Combination, Plan, Row
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+"""(x [B, ...], t [B] real times of the network) -> the predicted noise e [B, ...]."""
+
+
+@torch.no_grad()
+def execute(
+    plan: Plan,
+    denoiser: Denoiser,
+    x_T: Tensor,
+    noise: Callable[[int], Tensor] | None = None,
+    callback: Callable[[int, Tensor], object] | None = None,
+) -> Tensor:
+    """Run a plan; see `sample`. Holds the base, the point and at most order + 3 kept tensors."""
+    if noise is None and plan.stochastic:
+        raise InputError(
+            f"{plan.solver.name} adds noise: pass noise=pndm.noise.step_noise(seeds, shape)"
+        )
+    clock = torch.tensor(
+        plan.times, dtype=torch.promote_types(x_T.dtype, torch.float32), device=x_T.device
+    )
+    times = clock[:, None].expand(-1, len(x_T)).unbind()
+    base = point = x_T
+    kept: dict[int, Tensor] = {}
+    for i, (row, t) in enumerate(zip(plan.rows, times, strict=True)):
+        e = denoiser(point, t)
+        if not isinstance(e, Tensor) or e.shape != x_T.shape:
+            raise InputError(
+                f"evaluation {i} at time {row.time:g}: {shape_error('denoiser', e, x_T)}"
+            )
+        z = noise(i) if row.noise and noise is not None else None
+        if row.noise and (not isinstance(z, Tensor) or z.shape != x_T.shape):
+            raise InputError(shape_error(f"noise of row {i}", z, x_T))
+        base, point = advance(i, row, e.to(x_T.dtype), base, point, kept, z)
+        if callback is not None:
+            callback(i, point)
+    return point
+
+
+def shape_error(what: str, value: object, x: Tensor) -> str:
+    """What was returned for x in the place of a tensor of its shape."""
+    return f"the {what} returned {describe_tensor(value)} for x of shape {tuple(x.shape)}"
+
+
+def describe_tensor(value: object) -> str:
+    """What something is, for an error."""
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    return f"shape {tuple(value.shape)} of {value.dtype}"
+
+
+def advance(
+    i: int,
+    row: Row,
+    e: Tensor,
+    base: Tensor,
+    point: Tensor,
+    kept: dict[int, Tensor],
+    z: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The base and the point after row i, whose evaluation at `point` was e; `kept` is updated."""
+    kept[i] = _keep(row.keep, row.clip, point, e)
+    if row.point == row.base:
+        base = point = _combine(row.base, base, kept)
+    else:
+        point = _combine(row.point, base, kept)
+        base = _combine(row.base, base, kept)
+    if z is not None:
+        base = point = base + row.noise * z.to(base)
+    for used in row.drop:
+        del kept[used]
+    return base, point
+
+
+def _keep(keep: tuple[float, float], clip: float | None, point: Tensor, e: Tensor) -> Tensor:
+    """k = u·point + v·e, bounded by ±clip."""
+    k = e if keep == (0.0, 1.0) else torch.mul(point, keep[0]).add_(e, alpha=keep[1])
+    return k if clip is None else k.clamp(-clip, clip)
+
+
+def _combine(combination: Combination, base: Tensor, kept: dict[int, Tensor]) -> Tensor:
+    """scale·base + Σ weight·k, in the dtype of the state."""
+    if not combination.terms and combination.scale == 1:
+        return base
+    x = torch.mul(base, combination.scale)
+    for row, weight in combination.terms:
+        x.add_(kept[row], alpha=weight)
+    return x

@@ -1,0 +1,102 @@
+"""The probability flow: the ODE of eq. 10 by an adaptive Runge-Kutta method (Song et al. 2021).
+
+torchode integrates every image with steps of its own (Dormand & Prince 5(4), integral control),
+so an image does not depend on the others in its batch.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torchode
+from torch import Tensor
+
+from pndm._errors import InputError, NonFiniteError
+from pndm.execute import shape_error
+from pndm.grids import Grid, named, times
+from pndm.prediction import Prediction, of_output
+from pndm.schedules import Node, Schedule
+from pndm.solvers import ProbabilityFlow
+from pndm.solvers.transfer import Classical, phi
+
+MAX_STEPS = 10_000
+"""Steps after which an integration counts as failed."""
+
+FAILED = (
+    f"the probability flow did not reach its end within {MAX_STEPS} steps, or met a number that "
+    "is not finite: check the network, or raise solver.rtol and solver.atol"
+)
+
+
+@torch.no_grad()
+def integrate(
+    denoiser: Callable[[Tensor, Tensor], Tensor],
+    x_T: Tensor,
+    solver: ProbabilityFlow,
+    schedule: Schedule,
+    grid: Grid = "leading",
+    prediction: Prediction = "noise",
+    steps: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """x_0 [B, ...] and the evaluations of the network that each image took, [B] integers.
+
+    From T−1 to time 0, and then, where no network was trained, one transfer φ (eq. 11) to the end.
+    A list of times gives other ends (and `steps`, if given, its length); named grids all have
+    these. The variable is u = log ᾱ, dx/du = ½·(x − e/√(1−ᾱ)), in which the ODE of a tabulated
+    schedule is as smooth as its network; in t its slope jumps at every whole time, unseen by the
+    estimate of the error. NonFiniteError where an integration does not reach its end.
+    """
+    if isinstance(grid, str):
+        named(grid)
+        start, end = float(schedule.timesteps - 1), -1.0
+    else:
+        nodes = times(grid, steps, schedule)
+        start, end = nodes[0], nodes[-1]
+    if not len(x_T):
+        return x_T.clone(), torch.zeros(0, dtype=torch.int64)
+    first, last = schedule.node(start), schedule.node(max(end, 0.0))
+    u_first, u_last = schedule.log_node(first.time), schedule.log_node(last.time)
+
+    def evaluate(t: Tensor, x: Tensor) -> Tensor:
+        e = denoiser(x.view(x_T.shape).to(x_T.dtype), t)
+        if not isinstance(e, Tensor) or e.shape != x_T.shape:
+            raise InputError(shape_error("denoiser", e, x_T))
+        return e.to(x).reshape(x.shape)
+
+    def node_at(u: float) -> Node:
+        """The node at u, from which rounding may not lead beyond the ends."""
+        u = min(max(u, u_first), u_last)
+        time = min(max(schedule.inverse(u), last.time), first.time) if u < u_last else last.time
+        return Node(time, math.exp(u), 1.0)  # d log ᾱ/du
+
+    def slope(u: Tensor, x: Tensor) -> Tensor:
+        if not u.isfinite().all():  # an error norm that was not finite made this step
+            raise NonFiniteError(FAILED)
+        nodes = [node_at(v) for v in u.tolist()]
+        keeps = x.new_tensor(
+            [of_output(Classical().keep(node, node)[:2], prediction, node) for node in nodes]
+        )
+        t = x.new_tensor([node.time for node in nodes])
+        return keeps[:, :1] * x + keeps[:, 1:] * evaluate(t, x)
+
+    clock = torch.promote_types(x_T.dtype, torch.float32)
+    begin = torch.full((len(x_T),), u_first, dtype=clock, device=x_T.device)
+    stop = torch.full_like(begin, u_last)
+    term = torchode.ODETerm(slope)
+    method = torchode.Dopri5(term=term)
+    control = torchode.IntegralController(atol=solver.atol, rtol=solver.rtol, term=term)
+    adjoint = torchode.AutoDiffAdjoint(method, control, max_steps=MAX_STEPS).to(x_T.device)
+    problem = torchode.InitialValueProblem(
+        y0=x_T.reshape(len(x_T), -1).to(clock), t_start=begin, t_end=stop, t_eval=stop[:, None]
+    )
+    solution = adjoint.solve(problem)
+    if not (solution.status == 0).all() or not solution.ys.isfinite().all():
+        raise NonFiniteError(FAILED)
+    x = solution.ys[:, 0]
+    nfe = 2 + 6 * solution.stats["n_steps"]  # two for the first step size; then first-same-as-last
+    if end < 0:
+        move = phi(last.alpha_bar, schedule.node(end).alpha_bar)
+        scale, gain = of_output(move, prediction, last)
+        x = scale * x + gain * evaluate(torch.full_like(stop, last.time), x)
+        nfe = nfe + 1
+    return x.view(x_T.shape).to(x_T.dtype), nfe

@@ -1,0 +1,1 @@
+"""One run: sample what is missing, measure, and leave a record."""

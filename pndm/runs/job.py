@@ -1,0 +1,115 @@
+"""A run as its processes see it: its configuration, its network, and where its parts lie."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pndm import models
+from pndm._devices import resolve_device
+from pndm._errors import MissingFile
+from pndm._files import file_state, sha256
+from pndm.config.schema import Run
+from pndm.evaluation.features import Extractor
+from pndm.evaluation.reference import evaluation_hash
+from pndm.models import registry
+from pndm.runs.batches import BatchSize
+from pndm.runs.identity import image_key, run_name
+from pndm.runs.network import Runner, cached_runner, load_network
+from pndm.runs.shards import Shards, Store
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run: which shards it has, where they and its record lie, and what makes its images."""
+
+    cfg: Run
+
+    @property
+    def shards(self) -> Shards:
+        """Which parts there are."""
+        return Shards(self.cfg.samples, self.cfg.seed)
+
+    @cached_property
+    def weights(self) -> Path:
+        """The file of the weights; CheckpointError that says what to fetch if it is missing."""
+        if self.cfg.model.checkpoint is not None:
+            return models.checkpoints.locate(self.cfg.model.checkpoint)
+        return registry.find(self.cfg.model.name).require()
+
+    @cached_property
+    def key(self) -> str:
+        """A hash of what determines an image (see `pndm.runs.identity`)."""
+        return image_key(self.cfg, sha256(self.weights))
+
+    @cached_property
+    def folder(self) -> Path:
+        """The folder of the record: outputs/digits/linear/plms-50-0123456789ab."""
+        cfg, evaluation = self.cfg, None
+        if cfg.fid != "off":
+            data = cfg.dataset
+            evaluation = evaluation_hash(data.name, data.extractor, data.root)
+        name = run_name(cfg, sha256(self.weights), evaluation)
+        return Path(cfg.outputs) / cfg.dataset.name / cfg.schedule["name"] / name
+
+    @property
+    def shard_folder(self) -> Path:
+        """The folder of the shards: runs that differ in the number of samples share it."""
+        return Path(self.cfg.outputs) / "shards" / self.key[:16]
+
+    @property
+    def images(self) -> Store:
+        """Shards of `images` uint8 [n, C, H, W], `nfe` [n], and the `seconds` they took."""
+        return Store(self.shard_folder / "images")
+
+    def features(self, extractor: Extractor) -> Store:
+        """Shards of `features` [n, D] of one extractor, and the `seconds` they took."""
+        return Store(self.shard_folder / f"{extractor.name}-{extractor.sha256[:12]}")
+
+    def image_shard(self, shard: int) -> dict[str, np.ndarray]:
+        """A finished shard's arrays, no more images than the run has."""
+        arrays = self.images.load(shard)
+        if arrays is None:
+            raise MissingFile(f"{self.images.path(shard)} is missing or damaged: run again")
+        count = len(self.shards.seeds(shard))
+        return {**arrays, "images": arrays["images"][:count], "nfe": arrays["nfe"][:count]}
+
+    def delete_shards(self) -> None:
+        """Remove this run's shards and its batch size; shards beyond its own stay."""
+        for shard in range(len(self.shards)):
+            for path in self.shard_folder.glob(f"*/{self.images.path(shard).name}"):
+                path.unlink(missing_ok=True)
+        self.batch_size.note.unlink(missing_ok=True)
+
+    @property
+    def batch_size(self) -> BatchSize:
+        """How many images are made at once."""
+        return BatchSize(self.cfg.batch_size, self.shard_folder)
+
+    @cached_property
+    def device(self) -> torch.device:
+        return torch.device(resolve_device(self.cfg.device))
+
+    @property
+    def _source(self) -> tuple[str, str | None, str, Hashable]:
+        """What the weights are loaded by, and the state of their file."""
+        model = self.cfg.model
+        name = model.checkpoint or model.name
+        return name, model.architecture, model.format, file_state(self.weights)
+
+    def load_weights(self) -> None:
+        """Load the weights; CheckpointError if they are missing, damaged or of another network."""
+        load_network(*self._source)
+
+    @cached_property
+    def network(self) -> Runner:
+        """The network on its device and in its precision."""
+        return cached_runner(*self._source, self.device, self.cfg.precision, self.cfg.compile)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        return self.network.arch.image

@@ -1,0 +1,108 @@
+"""What is measured of a run's images: FID, and KID, precision and recall where asked for."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+
+from pndm.config.schema import Run
+from pndm.evaluation import metrics
+from pndm.evaluation.features import Extractor, MissingReference, load_extractor
+from pndm.evaluation.reference import Reference, load_reference, reference_features
+from pndm.evaluation.statistics import BLOCKS, Statistics
+from pndm.runs.job import Job
+
+MIN_SAMPLES = {"fid": 2, "kid": 2, "prc": 4}
+"""Images that each metric needs."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluator:
+    """What a run's images are measured with: a feature extractor and a reference."""
+
+    extractor: Extractor
+    reference: Reference
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """There is no evaluator, for this reason."""
+
+    reason: str
+
+
+def load_evaluator(cfg: Run, device: torch.device) -> Evaluator | Skipped:
+    """The evaluator of a run, or the reason why there is none."""
+    if cfg.fid == "off":
+        return Skipped("fid=off")
+    data = cfg.dataset
+    try:
+        extractor = load_extractor(data.extractor, device)
+        return Evaluator(extractor, load_reference(data.name, extractor, root=data.root))
+    except MissingReference as error:
+        return Skipped(str(error))
+
+
+def measure(job: Job, evaluator: Evaluator | Skipped) -> dict[str, Any]:
+    """The entries `fid`, `kid` and `prc` of a record, or why they were not computed."""
+    cfg = job.cfg
+    if isinstance(evaluator, Skipped):
+        return {"fid": skipped_fid(cfg, evaluator.reason)}
+    if cfg.samples < MIN_SAMPLES["fid"]:
+        fid = skipped_fid(cfg, "one image has no covariance: raise samples")
+    else:
+        fid = metrics.fid(blocks(job, evaluator.extractor), evaluator.reference)
+    return {"fid": fid, **extra_metrics(job, evaluator.extractor)}
+
+
+def extra_metrics(job: Job, extractor: Extractor) -> dict[str, Any]:
+    """KID, precision and recall where they are asked for; or why there are none."""
+    cfg = job.cfg
+    functions: dict[str, Callable[..., dict[str, Any]]]
+    functions = {"kid": metrics.kid, "prc": metrics.precision_recall}
+    results: dict[str, Any] = {}
+    for name, function in functions.items():
+        if getattr(cfg, name) == "off":
+            continue
+        if cfg.samples < MIN_SAMPLES[name]:
+            results[name] = skip(name, f"it takes {MIN_SAMPLES[name]} images: raise samples")
+            continue
+        try:
+            real = reference_features(cfg.dataset.name, extractor, cfg.dataset.root)
+        except MissingReference as error:
+            results[name] = skip(name, str(error))
+            continue
+        generated = torch.cat([*shard_features(job, extractor, 0, cfg.samples)])
+        results[name] = function(generated, real)
+    return results
+
+
+def skip(name: str, reason: str) -> dict[str, str]:
+    """Say that a metric is not computed; what the record says of it."""
+    print(f"{name} is skipped: {reason}")
+    return {"reason": reason}
+
+
+def skipped_fid(cfg: Run, reason: str) -> dict[str, Any]:
+    """The record of an FID that was not computed, and why."""
+    empty = {"value": None, "extractor": cfg.dataset.extractor, "se": None, "reference": None}
+    return {**empty, "reason": reason}
+
+
+def blocks(job: Job, extractor: Extractor) -> list[Statistics]:
+    """Feature sums of even blocks of the run, streamed from its shards."""
+    samples = job.cfg.samples
+    count = min(BLOCKS, samples // 2)
+    edges = [samples * i // count for i in range(count + 1)]
+    return [Statistics.stream(shard_features(job, extractor, *e)) for e in pairwise(edges)]
+
+
+def shard_features(job: Job, extractor: Extractor, start: int, end: int) -> Iterator[torch.Tensor]:
+    """The features of images start … end−1, as their shards hold them."""
+    for shard in range(len(job.shards)):
+        first, after = job.shards.first(shard), job.shards.first(shard + 1)
+        if first < end and start < after:
+            rows = (job.features(extractor).load(shard) or {})["features"]
+            yield torch.from_numpy(rows[max(start - first, 0) : end - first])

@@ -1,0 +1,105 @@
+"""How a network is evaluated: on which device, in which precision and layout, compiled or not."""
+
+import copy
+import warnings
+from collections.abc import Hashable
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from pndm import models
+from pndm.models.unet import UNet
+
+PRECISIONS = {
+    "fp64": torch.float64,
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+"""The network's dtype in each precision; the state is float64 in fp64, else float32."""
+
+MODES = {"off": None, "auto": "default", "max": "max-autotune-no-cudagraphs"}
+"""The mode of `torch.compile` for each value of `compile`; on a CPU `auto` does not compile.
+
+On CUDA `max` is `max-autotune`, which captures CUDA graphs as `reduce-overhead` does.
+"""
+
+WIDE = 64
+"""Channels from which channels_last is no slower on a CPU without AVX-512, too (measured)."""
+
+
+class Runner:
+    """A network as a denoiser: (x [B, C, H, W] in the state's dtype, t [B]) -> e in that dtype.
+
+    `precision` and `compile` are keys of PRECISIONS and MODES. float32 means IEEE float32, TF32
+    only in tf32: both are settings of the whole process. A compiler that is missing or fails is
+    warned of at the first evaluation, and the network then runs as it is; `mode` tells which.
+    The network is moved and cast in place.
+    """
+
+    def __init__(
+        self, network: UNet, device: torch.device, precision: str = "fp32", compile: str = "off"
+    ) -> None:
+        tf32 = precision == "tf32"
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+        self.arch, self.device, self.dtype = network.arch, device, PRECISIONS[precision]
+        self.state = torch.float64 if precision == "fp64" else torch.float32
+        vectors = device.type == "cuda" or torch.backends.cpu.get_cpu_capability() == "AVX512"
+        last = vectors or network.arch.channels >= WIDE
+        self.layout = torch.channels_last if last else torch.contiguous_format
+        self.network = network.to(device, self.dtype).to(memory_format=self.layout)
+        self.mode = None if device.type == "cpu" and compile == "auto" else MODES[compile]
+        if self.mode is not None and device.type == "cuda" and compile == "max":
+            self.mode = "max-autotune"
+        self._compiled = None if self.mode is None else torch.compile(network, mode=self.mode)
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """e(x, t), in a tensor of its own."""
+        inputs = x.to(self.dtype)
+        if self._compiled is not None:
+            try:
+                torch.compiler.cudagraph_mark_step_begin()
+                e = self._compiled(inputs, t)
+                # a CUDA graph writes its next result over this one
+                return (e.clone() if self.mode == "max-autotune" else e).to(x.dtype)
+            except RuntimeError as error:
+                from torch._dynamo.exc import TorchDynamoException  # two seconds, seldom needed
+
+                if not isinstance(error, TorchDynamoException):
+                    raise
+                reason = " ".join(str(error).split())[:200]
+                warnings.warn(f"the network is not compiled: {reason}", stacklevel=2)
+                self._compiled = self.mode = None
+        return self.network(inputs, t).to(x.dtype)
+
+    def state_of(self, x: Tensor) -> Tensor:
+        """A start x_T of any dtype and place as this network wants its state."""
+        return x.to(self.device, self.state).contiguous(memory_format=self.layout)
+
+
+@lru_cache(maxsize=4)
+def load_network(name: str, architecture: str | None, format: str, state: Hashable) -> UNet:
+    """The network of a file in this state, on the CPU; a process reads each file once."""
+    return models.load(name, architecture=architecture, format=format)
+
+
+@lru_cache(maxsize=1)
+def cached_runner(
+    name: str,
+    architecture: str | None,
+    format: str,
+    state: Hashable,
+    device: torch.device,
+    precision: str,
+    compile: str,
+) -> Runner:
+    """The network as a run evaluates it; that of the last run is kept for the next one."""
+    network = load_network(name, architecture, format, state)
+    return Runner(copy.deepcopy(network), device, precision, compile)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a GPU or the processor's memory had no room."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,0 +1,56 @@
+"""The images of a run as files: a picture of the first ones, and all of them where asked for."""
+
+import zipfile
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pndm._files import make_folder, write_atomic
+from pndm.data import images
+from pndm.runs.job import Job
+
+GRID_IMAGES = 100
+"""Images in the picture of samples."""
+
+TABLE_IMAGES = 64
+"""Images in W&B's table of images by seed."""
+
+
+def write_pictures(job: Job) -> None:
+    """samples.png, and every image where `save_images` asks for them."""
+    cfg, folder = job.cfg, job.folder
+    tiles = torch.from_numpy(np.stack([*islice(pixels(job), GRID_IMAGES)]))
+    write_atomic(folder / "samples.png", lambda path: images.save_grid(tiles, path))
+    if cfg.save_images == "npz":
+        write_atomic(folder / "images.npz", lambda path: write_npz(job, path))
+    if cfg.save_images == "png":
+        make_folder(folder / "images")
+        for i, image in enumerate(pixels(job)):
+            path = folder / "images" / f"{i:06d}.png"
+            write_atomic(path, partial(images.save_png, torch.from_numpy(image)))
+
+
+def pixels(job: Job) -> Iterator[np.ndarray]:
+    """The images in seed order, uint8 [C, H, W], one shard in memory at a time."""
+    for shard in range(len(job.shards)):
+        yield from job.image_shard(shard)["images"]
+
+
+def write_npz(job: Job, path: Path) -> None:
+    """`images`, uint8 [samples, H, W, C], written image by image."""
+    stream = (image.transpose(1, 2, 0) for image in pixels(job))
+    first = next(stream)
+    shape = (job.cfg.samples, *first.shape)
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    with (
+        zipfile.ZipFile(path, "w") as archive,
+        archive.open("images.npy", "w", force_zip64=True) as file,
+    ):
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(first.tobytes())
+        for image in stream:
+            file.write(image.tobytes())

@@ -1,0 +1,98 @@
+"""Several processes for one run: workers on this machine, tasks of a Slurm step on many.
+
+Each claims shards until none is left. They exchange nothing, so one that dies costs its shard and
+no more; what is left at last the caller makes. Workers (`python -m pndm.runs.worker`) are started by
+the launcher of torch.distributed, tasks by Slurm, which gives them all the same command.
+"""
+
+import contextlib
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+from pndm._devices import gpu_count, resolve_device
+from pndm._files import write_atomic
+from pndm.config.schema import Run, to_yaml
+from pndm.runs import interrupts
+from pndm.runs.job import Job
+from pndm.runs.worker import PARENT_PID
+
+RESTARTS = 3
+"""How often the launcher starts the workers again after one has died."""
+
+
+def task_count() -> int:
+    """How many tasks of a Slurm step run this command, on one node or several."""
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+
+
+def task_rank() -> int:
+    """This task's number among them."""
+    return int(os.environ.get("SLURM_PROCID", "0"))
+
+
+def process_count(cfg: Run) -> int:
+    """The number of processes of a run; `auto` is one for each GPU."""
+    return max(1, gpu_count()) if cfg.processes == "auto" else int(cfg.processes)
+
+
+def assign_gpu(cfg: Run, launcher: str, number: int) -> Run:
+    """Pin a run to one GPU, round-robin by job number, where jobs or tasks share a machine's.
+
+    Workers of a run of several processes take theirs by rank.
+    """
+    numbers = dict.fromkeys(("joblib", "slurm_local"), number)
+    turn = numbers.get(launcher, os.environ.get("SLURM_LOCALID"))
+    if turn is None or cfg.device != "auto" or process_count(cfg) > 1:
+        return cfg
+    if resolve_device("auto") == "cpu":
+        return cfg
+    return dataclasses.replace(cfg, device=f"cuda:{int(turn) % gpu_count()}")
+
+
+def run_workers(job: Job, bar: tqdm) -> None:
+    """Start `processes` workers of a run and wait for their end; the run's folder keeps their log.
+
+    No more than there are shards. The processor's cores are shared out among them, unless
+    OMP_NUM_THREADS says otherwise.
+    """
+    settings, log = (job.folder / f"workers-{task_rank()}.{suffix}" for suffix in ("yaml", "log"))
+    write_atomic(settings, lambda path: path.write_text(to_yaml(job.cfg)))
+    number = min(process_count(job.cfg), len(job.shards))
+    threads = str(max(1, (os.cpu_count() or 1) // number))
+    environment = {"OMP_NUM_THREADS": threads, **os.environ, PARENT_PID: str(os.getpid())}
+    here = str(Path(__file__).parents[2])  # the code of this process, whatever else is installed
+    environment["PYTHONPATH"] = os.pathsep.join([here, *filter(None, [os.getenv("PYTHONPATH")])])
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    options = [f"--nproc-per-node={number}", f"--max-restarts={RESTARTS}"]
+    command = [*launcher, *options, "-m", "pndm.runs.worker", str(settings)]
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            command, env=environment, stdout=file, stderr=file, start_new_session=True
+        )
+        try:
+            while process.poll() is None:
+                interrupts.check()
+                show_progress(job, bar)
+                time.sleep(0.2)
+            show_progress(job, bar)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+            process.wait()
+    if process.returncode:
+        print(f"a worker failed (see {log}): this process makes what is missing")
+
+
+def show_progress(job: Job, bar: tqdm) -> None:
+    """Set the bar to the images that are there."""
+    shards = range(len(job.shards))
+    done = [shard for shard in shards if job.images.path(shard).exists()]
+    bar.n = sum(len(job.shards.seeds(shard)) for shard in done)
+    bar.refresh()

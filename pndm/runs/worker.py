@@ -1,0 +1,128 @@
+"""A worker: makes every shard of a run that no other process makes.
+
+    python -m pndm.runs.worker SETTINGS
+
+A claim is a lock that the system frees when its process ends, however it ends, so what a dead
+worker had begun is taken over.
+"""
+
+import dataclasses
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pndm._devices import resolve_device
+from pndm._files import file_lock
+from pndm.config.schema import from_yaml
+from pndm.evaluation.features import Extractor
+from pndm.runs.batches import Progress, sample_batches
+from pndm.runs.job import Job
+from pndm.runs.measure import Skipped, load_evaluator
+from pndm.runs.shards import Store
+
+PARENT_PID = "PNDM_PARENT"
+"""Environment variable that tells workers the number of the process they work for."""
+
+
+def process_shards(
+    job: Job,
+    extractor: Extractor | None,
+    progress: Progress,
+    wanted: Callable[[], bool] = lambda: True,
+) -> None:
+    """Make every missing shard that no other process makes, then those that one left behind.
+
+    Any number of processes may do this at once. It stops before a shard that is no longer
+    `wanted`.
+    """
+    for wait in (False, True):
+        for shard in range(len(job.shards)):
+            if not wanted():
+                return
+            if is_complete(job, shard, extractor):
+                continue
+            with file_lock(job.shard_folder / "locks" / f"{shard:05d}", wait) as claimed:
+                if not claimed or is_complete(job, shard, extractor):
+                    continue
+                make_images(job, shard, progress)
+                if extractor is not None:
+                    extract_features(job, shard, extractor)
+
+
+def incomplete_shards(job: Job, extractor: Extractor | None) -> list[int]:
+    """The shards that are still to be made, in part at least; damaged ones are reported."""
+    return [shard for shard in range(len(job.shards)) if not is_complete(job, shard, extractor)]
+
+
+def is_complete(job: Job, shard: int, extractor: Extractor | None) -> bool:
+    """Whether all images of a shard are there, and their features where they are wanted."""
+    wanted = len(job.shards.seeds(shard))
+    if shard_length(job.images, shard, "nfe") < wanted:
+        return False
+    return extractor is None or shard_length(job.features(extractor), shard, "features") >= wanted
+
+
+def shard_length(store: Store, shard: int, array: str) -> int:
+    """The length of an array of a shard, 0 where the shard is missing or damaged."""
+    arrays = store.load(shard)
+    if arrays is None and store.path(shard).exists():
+        print(f"damaged, made again: {store.path(shard)}", flush=True)
+        store.path(shard).unlink(missing_ok=True)
+    return 0 if arrays is None else len(arrays[array])
+
+
+def make_images(job: Job, shard: int, progress: Progress) -> None:
+    """Sample what is missing of a shard's images and keep it."""
+    old = job.images.load(shard)
+    count = 0 if old is None else len(old["nfe"])
+    seeds = job.shards.seeds(shard)[count:]
+    if not seeds:
+        return
+    began = time.monotonic()
+    made = sample_batches(job.cfg, job.network, seeds, job.batch_size, progress)
+    pixels, nfe = (tensor.numpy() for tensor in made)
+    seconds = time.monotonic() - began
+    if old is not None:
+        pixels, nfe = np.concatenate([old["images"], pixels]), np.concatenate([old["nfe"], nfe])
+        seconds += float(old["seconds"])
+    how = {"seconds": np.array(seconds), "compile": np.array(job.network.mode or "off")}
+    job.images.save(shard, {"images": pixels, "nfe": nfe, **how})
+
+
+def extract_features(job: Job, shard: int, extractor: Extractor) -> None:
+    """Extract the features of a shard's images and keep them."""
+    began = time.monotonic()
+    pixels = torch.from_numpy(job.image_shard(shard)["images"])
+    features = torch.cat([extractor(batch).cpu() for batch in pixels.split(job.batch_size.now)])
+    seconds = np.array(time.monotonic() - began)
+    job.features(extractor).save(shard, {"features": features.numpy(), "seconds": seconds})
+
+
+def main(path: str) -> None:
+    """A worker process of the run whose settings are in `path`."""
+    cfg = from_yaml(Path(path))
+    rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if resolve_device(cfg.device) == "cuda":
+        cfg = dataclasses.replace(cfg, device=f"cuda:{rank % torch.cuda.device_count()}")
+    job = Job(cfg)
+    evaluator = load_evaluator(cfg, job.device)
+    extractor = None if isinstance(evaluator, Skipped) else evaluator.extractor
+    process_shards(job, extractor, lambda images: None, parent_is_alive)
+
+
+def parent_is_alive() -> bool:
+    """Whether the process that started the workers is still there to use what they make."""
+    try:
+        os.kill(int(os.environ[PARENT_PID]), 0)
+    except (KeyError, ProcessLookupError):
+        return PARENT_PID not in os.environ
+    return True
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,286 @@
+"""Precision, layout, compilation and memory: what they may change, and what they may not."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from test_unet import DDPM, difference
+
+import pndm
+from pndm.config.compose import compose_runs
+from pndm.config.schema import ConfigError
+from pndm.models.architectures import ARCHITECTURES
+from pndm.models.unet import UNet
+from pndm.runs.network import MODES, PRECISIONS, Runner, cached_network
+from pndm.runs.run import run_experiment
+
+CPU = torch.device("cpu")
+SMALL = ["samples=20", "steps=3", "wandb.mode=disabled", "progress=false", "device=cpu"]
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")
+
+
+def digits(**how):
+    return Runner(pndm.models.load("digits_linear"), how.pop("device", CPU), **how)
+
+
+def inputs(rows=5):
+    return pndm.initial_noise(range(rows), (1, 8, 8)), torch.full((rows,), 300.0)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Make a run in a fresh outputs folder; its record."""
+    cached_network.cache_clear()
+
+    def go(*arguments):
+        (cfg,) = compose_runs([*SMALL, f"outputs={tmp_path}", *arguments])
+        return json.loads(run_experiment(cfg).read_text())
+
+    yield go
+    cached_network.cache_clear()
+
+
+# Times
+
+
+@torch.no_grad()
+def test_one_time_for_all_images_is_embedded_once(monkeypatch):
+    unet = UNet(DDPM["ddpm_cifar10"]).double().eval()
+    x = torch.randn(4, 3, 16, 16, dtype=torch.float64)
+    expected = unet(x, torch.full((4,), 7.25))
+    rows = []
+    unet.temb.register_forward_pre_hook(lambda module, given: rows.append(len(given[0])))
+    assert difference(unet(x, torch.tensor([7.25]).expand(4)), expected) < 1e-12
+    unet(x, torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    assert rows == [1, 4]
+
+
+@torch.no_grad()
+def test_sampling_tells_one_time_for_all():
+    strides = []
+
+    def denoiser(x, t):
+        strides.append(t.stride())
+        return x
+
+    pndm.sample(
+        denoiser,
+        torch.randn(3, 2),
+        solver=pndm.solvers.plms(),
+        schedule=pndm.schedules.linear(),
+        steps=4,
+    )
+    assert set(strides) == {(0,)}
+
+
+# Precision
+
+
+def test_configuration_and_runner_know_the_same_names():
+    for name in PRECISIONS:
+        if name not in ("tf32", "fp16"):
+            assert compose_runs([*SMALL, f"precision={name}"])[0].precision == name
+    for name in MODES:
+        assert compose_runs([*SMALL, f"compile={name}"])[0].compile == name
+
+
+@pytest.mark.parametrize("name", ["tf32", "fp16"])
+def test_what_a_processor_lacks_is_refused(name):
+    with pytest.raises(ConfigError, match=f"precision={name} needs a graphics card"):
+        compose_runs([*SMALL, f"precision={name}"])
+
+
+@torch.no_grad()
+def test_the_state_keeps_its_precision():
+    x, t = inputs()
+    exact = digits(precision="fp64")
+    expected = exact(exact.state_of(x), t)
+    assert expected.dtype == torch.float64
+    for precision, bound in (("fp32", 1e-5), ("bf16", 5e-2)):
+        found = digits(precision=precision)(x, t)
+        assert found.dtype == torch.float32
+        assert 0 < difference(found.double(), expected) < bound
+
+
+def test_precision_names_the_run(run):
+    full, half = run(), run("precision=bf16")
+    assert full["key"] != half["key"]
+    assert (full["precision"], half["precision"]) == ("fp32", "bf16")
+    assert half["fid"]["value"] == pytest.approx(full["fid"]["value"], rel=0.1)
+
+
+def test_single_precision_is_the_ieee_one():
+    digits(precision="tf32")
+    assert torch.backends.cudnn.allow_tf32 and torch.backends.cuda.matmul.allow_tf32
+    digits(precision="fp32")
+    assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+
+
+# Layout
+
+
+@torch.no_grad()
+def test_wide_networks_run_in_channels_last():
+    runner = Runner(UNet(ARCHITECTURES["ddpm_cifar10"]).eval(), CPU)
+    seen = []
+    for module in runner.network.modules():
+        if isinstance(module, torch.nn.Conv2d) and module.kernel_size == (3, 3):
+            module.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    x = runner.state_of(torch.randn(1, 3, 32, 32))
+    e = runner(x, torch.zeros(1))
+    for tensor in (x, *seen, e):
+        assert tensor.is_contiguous(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def test_narrow_networks_do_where_vectors_are_wide(monkeypatch):
+    (x, t), layouts, results = inputs(), [], []
+    for vectors in ("AVX2", "AVX512"):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda v=vectors: v)
+        runner = digits()
+        layouts.append(runner.layout)
+        results.append(runner(runner.state_of(x), t))
+    assert layouts == [torch.contiguous_format, torch.channels_last]
+    assert difference(*results) < 1e-5
+
+
+# Compilation
+
+
+def test_without_a_compiler_the_network_runs_as_it_is(tmp_path):
+    environment = {
+        **os.environ,
+        "CXX": "no-such-compiler",
+        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", UNCOMPILED], env=environment, capture_output=True, text=True
+    )
+    assert "the network is not compiled:" in done.stderr and "No working C++" in done.stderr
+    assert done.returncode == 0, done.stderr
+
+
+UNCOMPILED = """
+import torch, pndm
+from pndm.inference import Runner
+
+x, t = pndm.initial_noise(range(5), (1, 8, 8)), torch.full((5,), 300.0)
+eager, runner = (
+    Runner(pndm.models.load("digits_linear"), torch.device("cpu"), compile=how)
+    for how in ("off", "max")
+)
+with torch.no_grad():
+    assert torch.equal(runner(x, t), runner(x, t)) and runner.mode is None
+    assert torch.equal(runner(x, t), eager(x, t))
+"""
+
+
+def test_the_record_names_what_was_compiled(run, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda network, mode: network)
+    assert run("compile=auto")["compile"] == "off"  # on a processor it would not pay
+    cached_network.cache_clear()
+    assert run("compile=max", "seed=1")["compile"] == "max-autotune-no-cudagraphs"
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_compiled_once_for_all_steps_and_methods(monkeypatch):
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch._dynamo.config, "error_on_recompile", True)
+    x_T, _ = inputs(4)
+    tiny = replace(ARCHITECTURES["digits_linear"], channel_mult=(1,), attention=(8,))
+    networks = [UNet(tiny).eval() for _ in range(2)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    plain, compiled = Runner(networks[0], CPU), Runner(networks[1], CPU, compile="max")
+    schedule = pndm.schedules.linear()
+    for solver in (pndm.solvers.plms(), pndm.solvers.prk(), pndm.solvers.ddim()):
+        how = {"solver": solver, "schedule": schedule, "steps": 7}
+        found, expected = pndm.sample(compiled, x_T, **how), pndm.sample(plain, x_T, **how)
+        assert difference(found, expected) < 1e-5
+    assert compiled.mode == "max-autotune-no-cudagraphs"
+
+
+@torch.no_grad()
+def test_the_network_is_one_graph():
+    unet = UNet(DDPM["ddpm_cifar10"]).eval()
+    found = torch._dynamo.explain(unet)(torch.randn(2, 3, 16, 16), torch.tensor([3.5]).expand(2))
+    assert (found.graph_count, found.graph_break_count) == (1, 0)
+
+
+# Memory
+
+
+def no_room_for(rows, monkeypatch):
+    """Let the network run out of memory with as many images at once."""
+    plain, sizes = Runner.__call__, []
+
+    def call(self, x, t):
+        sizes.append(len(x))
+        if len(x) >= rows:
+            raise torch.OutOfMemoryError("out of memory")
+        return plain(self, x, t)
+
+    monkeypatch.setattr(Runner, "__call__", call)
+    return sizes
+
+
+def test_batches_are_halved_until_they_fit_and_that_is_kept(run, monkeypatch, capsys):
+    expected = run("batch_size=20", "seed=2")["fid"]["value"]
+    sizes = no_room_for(8, monkeypatch)
+    record = run("batch_size=20", "seed=2", "overwrite=true")
+    assert sizes[3:6] == [20, 10, 5] and set(sizes[6:]) == {5}  # three tell what it will take
+    assert (record["batch_size"], record["status"]) == (5, "complete")
+    assert record["fid"]["value"] == pytest.approx(expected, rel=1e-3)
+    assert "out of memory with 20 images at once: 10 from now on" in capsys.readouterr().out
+    sizes.clear()
+    more = run("batch_size=20", "seed=2", "samples=25")
+    assert max(sizes) == 5 and more["batch_size"] == 5
+
+
+def test_one_image_that_does_not_fit_is_told_in_a_line(run, monkeypatch):
+    no_room_for(1, monkeypatch)
+    with pytest.raises(MemoryError, match="one image of digits_linear does not fit") as raised:
+        run("batch_size=4")
+    assert "\n" not in str(raised.value)
+
+
+def test_other_errors_are_not_taken_for_memory(run, monkeypatch):
+    def call(self, x, t):
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(Runner, "__call__", call)
+    with pytest.raises(RuntimeError, match="something else"):
+        run()
+
+
+# CUDA
+
+
+@needs_cuda
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("precision", "bound"),
+    [("fp64", 1e-10), ("fp32", 1e-4), ("tf32", 2e-2), ("bf16", 0.2), ("fp16", 5e-2)],
+)
+@pytest.mark.parametrize("compile", ["off", "auto", "max"])
+def test_a_graphics_card_gives_the_same_images(precision, bound, compile):
+    x_T, _ = inputs(16)
+    how = {"solver": pndm.solvers.plms(), "schedule": pndm.schedules.linear(), "steps": 10}
+    exact = digits(precision="fp64")
+    expected = pndm.sample(exact, exact.state_of(x_T), **how)
+    runner = digits(device=torch.device("cuda"), precision=precision, compile=compile)
+    found = pndm.sample(runner, runner.state_of(x_T), **how)
+    assert difference(found.double().cpu(), expected) < bound
+    assert runner.mode == {"off": None, "auto": "default", "max": "max-autotune"}[compile]
+
+
+@needs_cuda
+def test_a_run_on_a_graphics_card(run):
+    record = run("device=cuda", "samples=64", "batch_size=16")
+    assert record["device"] == "cuda" and record["fid"]["value"] > 0
+    cpu = run("samples=64", "batch_size=16", "overwrite=true")
+    assert record["fid"]["value"] == pytest.approx(cpu["fid"]["value"], rel=1e-2)
