@@ -270,12 +270,9 @@ def draw_strip(network: UNet, states: dict[int, Tensor], plan: Plan) -> Image.Im
     e = network(x[:-1], t)
     x_0 = (x[:-1] - (1 - alpha_bar).sqrt() * e) / alpha_bar.sqrt()
     strip = tiles(thumbnail(torch.cat([x, x_0, x[-1:]])), columns=len(nodes))
-    return label_columns(strip, [time_label(node.time) for node in nodes])
-
-
-def time_label(t: float) -> str:
-    """A time as the strip calls it."""
-    return "the image" if t == -1 else f"t = {round(t, 1):g}"
+    times = (node.time for node in nodes)
+    labels = ["the image" if t == -1 else f"t = {round(t, 1):g}" for t in times]
+    return label_columns(strip, labels)
 
 
 def label_columns(picture: Image.Image, labels: Sequence[str]) -> Image.Image:

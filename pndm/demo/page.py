@@ -35,9 +35,6 @@ the **distance** (root mean square over pixels from −1 to 1) of their images f
 ODE's fine solution. Their cost is the number of **evaluations** of the network (NFE): 30 for both
 at first.
 """
-HEADERS = ["method", "evaluations (NFE)", "seconds", "distance"]
-SAMPLES = "The samples, and their path from the noise"
-STRIP = "The first image on its path; below, the image that the network predicts from there"
 THEME = gr.themes.Default(
     primary_hue="blue",
     neutral_hue="slate",
@@ -45,10 +42,12 @@ THEME = gr.themes.Default(
     font_mono=["system-ui", "sans-serif"],
 )
 CSS = """
-.gradio-container { max-width: 1180px !important; margin: auto !important; }
+.gradio-container { width: 100%; max-width: 1180px !important; margin: auto !important; }
 #results img { object-fit: contain; }
-.strip { overflow-x: auto !important; }
-.strip img { min-width: 750px; }
+#results .strip { overflow-x: auto !important; }
+#results .strip .image-container { min-width: 750px; }
+#results .strip img { object-fit: scale-down; object-position: left; }
+#results .icon-button-wrapper { display: none; }
 """
 
 
@@ -61,10 +60,13 @@ def build(networks: dict[str, Model], device: str) -> gr.Blocks:
         shared = _setting_inputs(networks, device)
         button = gr.Button("Compare", variant="primary", elem_id="compare")
         table = gr.Dataframe(
-            headers=HEADERS, row_count=2, interactive=False, buttons=[], elem_id="numbers"
+            headers=["method", "NFE", "seconds", "distance"],
+            interactive=False,
+            buttons=[],
+            elem_id="numbers",
         )
-        outputs: list[Any] = [table]
         with gr.Column(visible=False, elem_id="results") as results:
+            outputs: list[Any] = [results, table]
             with gr.Row():
                 for _ in sides:
                     with gr.Column():
@@ -83,18 +85,15 @@ def build(networks: dict[str, Model], device: str) -> gr.Blocks:
                 progress((done, total), desc=what, unit="evaluations")
 
             try:
-                return [
-                    gr.Column(visible=True),
-                    *render(compare(networks, methods, setting, report)),
-                ]
+                return render(compare(networks, methods, setting, report))
             except Exception as error:
                 raise render_error(error) from error
 
         gr.on(
-            [button.click, shared[2].submit],
+            [button.click, shared[2].submit],  # or Enter in the seeds
             run,
             {*(part for side in sides for part in side), *shared},
-            [results, *outputs],
+            outputs,
             api_name="compare",
             show_progress_on=table,
         ).failure(lambda: gr.Column(visible=False), None, results, api_visibility="private")
@@ -190,20 +189,21 @@ def _image(name: str) -> gr.Image:
 
 
 def render(results: Sequence[Result]) -> list:
-    """The values of the outputs: the table, then headings and pictures."""
-    values: list[Any] = [[row(result) for result in results]]
+    """The values of the outputs: the results shown, their table, headings and pictures."""
+    table = []
+    for result in results:
+        distance = "–" if result.distance is None else f"{result.distance:.4f}"
+        table.append([result.name, f"{result.nfe}", f"{result.seconds:.2f}", distance])
+    values: list[Any] = [gr.Column(visible=True), table]
     for result in results:
         path = save_bytes_to_cache(result.animation, "path.png", get_upload_folder())
-        values += [f"### {result.name}\n{SAMPLES}", result.samples, path]
+        values += [f"### {result.name}: samples and path", result.samples, path]
     for result in results:
-        values += [f"### {result.name}\n{STRIP}", result.strip]
+        values += [
+            f"### {result.name}: the first image; below, what the network predicts",
+            result.strip,
+        ]
     return values
-
-
-def row(result: Result) -> list[str]:
-    """A line of the table."""
-    distance = "–" if result.distance is None else f"{result.distance:.4f}"
-    return [result.name, f"{result.nfe}", f"{result.seconds:.2f}", distance]
 
 
 def render_error(error: Exception) -> gr.Error:
