@@ -209,5 +209,5 @@ def render(results: Sequence[Result]) -> list:
 def render_error(error: Exception) -> gr.Error:
     """An error as gradio shows it: in one line what a person can mend; else it is a bug."""
     if isinstance(error, PndmError):
-        return gr.Error(html.escape(one_line(error)), duration=None, print_exception=False)
-    return gr.Error("internal error: the terminal shows where", duration=None)
+        return gr.Error(html.escape(one_line(error)), print_exception=False)
+    return gr.Error("internal error: the terminal shows where")
