@@ -102,7 +102,7 @@ class Result(NamedTuple):
     `samples` shows all images, `animation` (an animated PNG) their path from the noise, `strip`
     the path of the first image: at each of `times` the state, and below it the image that the
     network predicts from there. `distance` is to the fine solution, as a root mean square over
-    pixels in [−1, 1]; None where it was not asked for or the method adds noise.
+    pixels in [−1, 1]; None where it is switched off or the method adds noise.
     """
 
     name: str

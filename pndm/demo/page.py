@@ -2,6 +2,7 @@
 
 import html
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, get_args
 
 import gradio as gr
@@ -46,9 +47,13 @@ CSS = """
 #results img { object-fit: contain; }
 #results .strip { overflow-x: auto !important; }
 #results .strip .image-container { min-width: 750px; }
-#results .strip img { object-fit: scale-down; object-position: left; }
+#results .strip img { object-fit: scale-down; }
+#results .strip button { justify-content: left; }
 #results .icon-button-wrapper { display: none; }
 """
+
+picture = partial(gr.Image, format="png", show_label=False, container=False, buttons=[])
+"""A picture without frame and buttons."""
 
 
 def build(networks: dict[str, Model], device: str) -> gr.Blocks:
@@ -72,12 +77,13 @@ def build(networks: dict[str, Model], device: str) -> gr.Blocks:
                     with gr.Column():
                         outputs.append(gr.Markdown())
                         with gr.Row():
-                            outputs += [_image("samples"), _image("path from the noise")]
+                            outputs.append(picture(alt_text="samples"))
+                            outputs.append(picture(alt_text="path from the noise"))
             for _ in sides:
-                outputs += [gr.Markdown(), _image("strip")]
+                outputs += [gr.Markdown(), picture(alt_text="strip", elem_classes="strip")]
 
         def run(values: dict, progress: gr.Progress = gr.Progress()) -> list:  # noqa: B008
-            """Compare two methods; what is wrong is shown as gradio's error."""
+            """Compare the two methods."""
             methods = [Method(*(values[part] for part in side)) for side in sides]
             setting = Setting(*(values[part] for part in shared))
 
@@ -175,39 +181,24 @@ def _setting_inputs(networks: dict[str, Model], device: str) -> tuple[Any, ...]:
     return schedule, grid, seeds, convention, times, distance
 
 
-def _image(name: str) -> gr.Image:
-    """A place for a picture, without a frame."""
-    return gr.Image(
-        format="png",
-        show_label=False,
-        container=False,
-        buttons=[],
-        interactive=False,
-        alt_text=name,
-        elem_classes=name.split()[0],
-    )
-
-
 def render(results: Sequence[Result]) -> list:
     """The values of the outputs: the results shown, their table, headings and pictures."""
     table = []
     for result in results:
         distance = "–" if result.distance is None else f"{result.distance:.4f}"
-        table.append([result.name, f"{result.nfe}", f"{result.seconds:.2f}", distance])
+        table.append([result.name, str(result.nfe), f"{result.seconds:.2f}", distance])
     values: list[Any] = [gr.Column(visible=True), table]
     for result in results:
         path = save_bytes_to_cache(result.animation, "path.png", get_upload_folder())
         values += [f"### {result.name}: samples and path", result.samples, path]
     for result in results:
-        values += [
-            f"### {result.name}: the first image; below, what the network predicts",
-            result.strip,
-        ]
+        heading = f"### {result.name}: the first image; below, what the network predicts"
+        values += [heading, result.strip]
     return values
 
 
 def render_error(error: Exception) -> gr.Error:
-    """An error as gradio shows it: in one line what a person can mend; else it is a bug."""
+    """The gradio error for an error: one line for a `PndmError`, a traceback for a bug."""
     if isinstance(error, PndmError):
         return gr.Error(html.escape(one_line(error)), print_exception=False)
     return gr.Error("internal error: the terminal shows where")
