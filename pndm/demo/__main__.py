@@ -62,8 +62,8 @@ def serve(options: argparse.Namespace) -> None:
             theme=THEME,
             css=CSS,
         )
-    except OSError as error:
-        message = f"cannot serve on {options.host}, port {options.port}; use another --port"
+    except (OSError, OverflowError) as error:
+        message = f"cannot serve on {options.host}, port {options.port}; use another"
         raise InputError(message) from error
 
 

@@ -45,6 +45,7 @@ THEME = gr.themes.Default(
 CSS = """
 .gradio-container { width: 100%; max-width: 1180px !important; margin: auto !important; }
 #results img { object-fit: contain; }
+#results .block:not(.strip) .image-frame { width: 100%; }
 #results .strip { overflow-x: auto !important; }
 #results .strip .image-container { min-width: 750px; }
 #results .strip img { object-fit: scale-down; }

@@ -348,6 +348,12 @@ def test_a_port_that_is_taken():
             main(["--port", port])
 
 
+def test_a_port_that_does_not_exist():
+    pytest.importorskip("gradio", reason="needs gradio: pip install 'pndm[demo]'")
+    with pytest.raises(SystemExit, match="error: cannot serve on 127.0.0.1, port 99999"):
+        main(["--port", "99999"])
+
+
 # The page in a browser
 
 FLAGS = (
