@@ -50,7 +50,7 @@ class Row(NamedTuple):
     drop: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """The rows of a method on its nodes t_0 … t_N; `print(plan)` shows them as a table."""
 
@@ -77,6 +77,9 @@ class Plan:
     def stochastic(self) -> bool:
         """Whether any row adds noise."""
         return any(row.noise for row in self.rows)
+
+    def __repr__(self) -> str:
+        return f"<Plan of {self.solver.name}: {self.steps} steps, {self.nfe} evaluations>"
 
     def __str__(self) -> str:
         head = f"{self.solver.name}: {self.steps} steps, {self.nfe} evaluations"

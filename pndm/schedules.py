@@ -11,7 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate
 from numbers import Integral
@@ -106,7 +106,7 @@ class Table(Schedule):
     the authors' code runs (with ᾱ[T] := ᾱ[T−1]); `diffusers` ᾱ[t] and ᾱ[0].
     """
 
-    table: tuple[float, ...]
+    table: tuple[float, ...] = field(repr=False)
 
     def _knot(self, time: int) -> float:
         """log ᾱ at a whole time from −1 to timesteps−1, in this convention."""

@@ -33,7 +33,7 @@ OWNERS = {
     "torch_fidelity": {"pndm/evaluation/features.py", "pndm/evaluation/metrics.py"},
     "torchode": {"pndm/probability_flow.py"},
     "diffusers": {"pndm/integrations/diffusers.py"},
-    "gradio": {"pndm/demo/page.py", "pndm/demo/__main__.py"},
+    "gradio": {"pndm/demo/page.py"},
 }
 """Packages that only these files import."""
 

@@ -1,5 +1,6 @@
 """Training: deterministic by seed, resumable as if it had never stopped, and able to learn."""
 
+import contextlib
 import json
 
 import pytest
@@ -74,7 +75,8 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path):
 
 def test_help_shows_how_it_is_used(capsys):
     for main in (train.main, cost.main, __main__.main, fid_by_steps.main):
-        main(["--help"])
+        with contextlib.suppress(SystemExit):  # by which argparse ends
+            main(["--help"])
         assert "python -m " in capsys.readouterr().out
 
 

@@ -45,7 +45,13 @@ def image_key(cfg: Run, weights: str) -> str:
         if key not in (*NOT_HASHED, *OF_RECORD)
     }
     settings["dataset"] = cfg.dataset.name
-    return _digest(settings, weights, code_hash(IMAGE_CODE), solver_code(cfg.solver))
+    return _digest(settings, weights, code_hash(IMAGE_CODE), _own_code(cfg))
+
+
+def _own_code(cfg: Run) -> Any:
+    """The code of a solver of the user's own."""
+    source = solver_code(cfg.solver)
+    return None if source is None else syntax(source)
 
 
 def run_name(cfg: Run, weights: str, evaluation: list[str | None] | None) -> str:
