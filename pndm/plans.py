@@ -125,7 +125,9 @@ def plan(
     """
     require(solver, schedule)
     if isinstance(solver, ProbabilityFlow):
-        raise InputError("pf is adaptive and has no plan: pndm.sample and pndm.probability_flow integrate it")
+        raise InputError(
+            "pf is adaptive and has no plan: pndm.sample and pndm.probability_flow integrate it"
+        )
     stands = times(grid, steps, schedule)
     require_order(solver, len(stands) - 1)
     return _compile(solver, schedule, stands, prediction)
@@ -246,6 +248,46 @@ def step_along(
     from_base = sum(w * keep.b for w, keep in zip(weights, keeps, strict=False))
     terms = tuple((row, move.gain * w) for row, w in zip(rows, weights, strict=True) if w)
     return Combination(move.scale + move.gain * from_base, terms)
+
+
+def remainder(whole: Plan, first: int, schedule: Schedule, prediction: Prediction) -> Plan:
+    """The plan that begins at row `first` of another and evaluates at the same times.
+
+    Nothing is kept of the rows before (see `Solver.after`). What is left of a step under way is
+    made of Euler's steps from each of its evaluations to the next, and to its end.
+    """
+    done = [row.ends for row in whole.rows[:first] if row.ends is not None]
+    step = done[-1] if done else 0
+    if first == 0 or whole.rows[first - 1].ends is not None:
+        times = tuple(node.time for node in whole.nodes[step:])
+        return _compile(whole.solver.after(step), schedule, times, prediction)
+    last = next(i for i in range(first, whole.nfe) if whole.rows[i].ends is not None)
+    stops = [schedule.node(time) for time in whole.times[first : last + 1]]
+    ends = [*stops, whole.nodes[step + 1]]
+    transfer = whole.solver.transfer
+    rows = []
+    for i, (t, s) in enumerate(pairwise(ends)):
+        (row,) = _step(transfer, EULER, schedule, (t, s), 0, (), i)
+        keep = of_output(row.keep, prediction, t)
+        rows.append(row._replace(keep=keep, ends=1 if i == last - first else None, drop=(i,)))
+    if last + 1 < whole.nfe:
+        rest = remainder(whole, last + 1, schedule, prediction)
+        rows += [shift(row, len(rows)) for row in rest.rows]
+    return Plan(whole.solver, (stops[0], *whole.nodes[step + 1 :]), tuple(rows))
+
+
+def shift(row: Row, count: int) -> Row:
+    """A row behind `count` others that complete the first step."""
+
+    def later(combination: Combination) -> Combination:
+        return Combination(combination.scale, tuple((i + count, w) for i, w in combination.terms))
+
+    return row._replace(
+        base=later(row.base),
+        point=later(row.point),
+        ends=None if row.ends is None else row.ends + 1,
+        drop=tuple(i + count for i in row.drop),
+    )
 
 
 def mark_last_uses(rows: Sequence[Row]) -> tuple[Row, ...]:

@@ -35,7 +35,10 @@ OWNERS = {
     "omegaconf": {"run.py", "pndm/config.py"},
     "wandb": {"pndm/tracking.py"},
     "torch_fidelity": {"pndm/evaluation.py"},
-    "diffusers": {"pndm/integrations/diffusers.py"},
+    "diffusers": {
+        f"pndm/integrations/diffusers/{name}.py"
+        for name in ("__init__", "config", "pipeline", "scheduler")
+    },
     "gradio": {"pndm/demo.py"},
 }
 """Packages that only these files import."""
