@@ -48,12 +48,11 @@ class Solver:
         """
         if steps == 0:
             return self
-        count = max(len(self.starters) - steps, self.gradient.needs)
-        parts = (self.part(steps + i) for i in range(count))
-        starters = (
-            part if part.needs <= i else ADAMS_BASHFORTH[i] for i, part in enumerate(parts)
-        )
-        return replace(self, starters=tuple(starters), order=None)
+        due = list(self.starters[steps:])
+        if isinstance(self.gradient, Gradient):
+            due += [self.gradient] * (self.gradient.needs - len(due))
+        ramp = (part if part.needs <= i else ADAMS_BASHFORTH[i] for i, part in enumerate(due))
+        return replace(self, starters=tuple(ramp), order=None)
 
     def nfe(self, steps: int) -> int:
         """Evaluations of the network in `steps` steps of a named grid.

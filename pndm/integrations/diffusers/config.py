@@ -185,7 +185,10 @@ SPACINGS: dict[str, Callable[[int, int, int], list[int]]] = {
     "linspace": linspace,
     "trailing": trailing,
 }
-"""What `timestep_spacing` means in DDIM, PNDM and DDPM there: (N, T, steps_offset) to N > 1 times."""
+"""What `timestep_spacing` means in DDIM, PNDM and DDPM there.
+
+From (N, T, steps_offset), N > 1, to N ascending times.
+"""
 
 
 def named_solver(name: str, options: Mapping[str, Any]) -> Solver:

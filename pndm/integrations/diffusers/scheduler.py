@@ -267,8 +267,9 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
             )
         alphas = [self.schedule.alpha_bar(t) for t in times]
         a = torch.tensor(alphas, dtype=torch.float64).view(-1, *[1] * (first.ndim - 1))
-        how = {"dtype": state_dtype(first), "device": first.device}
-        return (a.sqrt().to(**how) * first + (1 - a).sqrt().to(**how) * second).to(first.dtype)
+        dtype = state_dtype(first)
+        signal, rest = (part.to(first.device, dtype) for part in (a.sqrt(), (1 - a).sqrt()))
+        return (signal * first + rest * second).to(first.dtype)
 
     def _without_variance(self, output: Tensor, sample: Tensor) -> Tensor:
         """The output without the variance that the config says the network learned."""
