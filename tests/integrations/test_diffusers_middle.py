@@ -232,10 +232,15 @@ ALL = [(name, strength) for name in FIXED for strength in (0.1, 0.3, 0.6, 0.9, 1
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("pipeline", [StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline])
+@pytest.mark.parametrize(
+    "pipeline", [StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline]
+)
 @pytest.mark.parametrize(
     ("name", "strength"),
-    [pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow) for case in ALL + QUICK],
+    [
+        pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow)
+        for case in dict.fromkeys(ALL + QUICK)
+    ],
 )
 def test_pipelines_that_begin_with_a_picture(stable, pipeline, name, strength):
     theirs = PNDMScheduler(**STABLE, skip_prk_steps=True)

@@ -2,7 +2,7 @@
 
 Rows are counted, so a time may be met twice; every number of steps works, no evaluation is
 wasted, and what a network predicts is made noise before anything is combined. The arithmetic is
-that of `pndm.sample`, in float32 where the sample has fewer digits.
+that of `pndm.sample`, in float64 where the device has it.
 """
 
 import json
@@ -33,6 +33,10 @@ from pndm.integrations.diffusers.config import (
 from pndm.plans import Plan, Row, plan, remainder
 from pndm.schedules import MIN_ALPHA_BAR
 from pndm.solvers import Solver
+
+
+HAVE_FLOAT64 = ("cpu", "cuda")
+"""Kinds of devices on which float64 always works."""
 
 
 class EvaluationsPerStep(int):
@@ -220,9 +224,9 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
     ) -> SchedulerOutput | tuple[Tensor]:
         """One row of the plan: from an evaluation at `sample` to the point of the next one.
 
-        The state is kept in float32 at least, apart from the caller's tensors; where the sample
-        was changed since it was returned, the change is taken over. An `eta` above 0 is `ddim`'s.
-        Returns the sample's dtype. InputError for an output of another shape, before
+        The state is kept in float64 (see `state_dtype`), apart from the caller's tensors; where
+        the sample was changed since it was returned, the change is taken over. An `eta` above 0
+        is `ddim`'s. Returns the sample's dtype. InputError for an output of another shape, before
         `set_timesteps`, and after the last row.
         """
         if self.plan is None:
@@ -259,7 +263,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         return self._mix(timesteps, noise, -sample)
 
     def _mix(self, timesteps: Tensor, first: Tensor, second: Tensor) -> Tensor:
-        """√ᾱ·first + √(1−ᾱ)·second, summed in float32 at least, in the dtype of `first`."""
+        """√ᾱ·first + √(1−ᾱ)·second, summed as a state is, in the dtype of `first`."""
         times = timesteps.flatten().tolist()
         if not times:
             raise InputError(
@@ -329,8 +333,11 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
 
 
 def state_dtype(sample: Tensor) -> torch.dtype:
-    """The dtype in which a sample is combined: its own, or float32 where that has more digits."""
-    return torch.promote_types(sample.dtype, torch.float32)
+    """The dtype in which a sample is combined: float64 where its device has it, else float32.
+
+    Without signal at the first time a Runge-Kutta step magnifies rounding by 1/ᾱ = 2²⁴.
+    """
+    return torch.float64 if sample.device.type in HAVE_FLOAT64 else torch.float32
 
 
 def first_row(rows: Sequence[Row], time: float) -> int:
