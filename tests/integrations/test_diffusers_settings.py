@@ -118,6 +118,26 @@ def test_eta_of_a_step_is_ddims(eta):
     torch.testing.assert_close(follow(own, network, x, eta=0.0, generator=drawn), found[1])
 
 
+@pytest.mark.parametrize("kind", ["epsilon", "sample", "v_prediction"])
+@pytest.mark.parametrize("limit", [1.0, 0.3])
+@pytest.mark.parametrize("eta", [0.0, 0.7])
+def test_clip_sample_is_ddims(kind, limit, eta):
+    theirs = DDIMScheduler(prediction_type=kind, clip_sample_range=limit)
+    ours = PlanScheduler.from_config(theirs.config, solver="ddim")
+    network, x = mlp(), normal(3, 12)
+    for begin in (0, 3):
+        found = []
+        for scheduler in (theirs, ours):
+            scheduler.set_timesteps(10)
+            drawn, y = torch.Generator().manual_seed(0), x
+            for t in scheduler.timesteps[begin:]:
+                e = network(y, t.to(y).expand(3))
+                y = scheduler.step(e, t, y, eta=eta, generator=drawn).prev_sample
+            found.append(y)
+        torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
+    assert "x_0 within" in str(ours.plan)
+
+
 @pytest.mark.parametrize(
     ("theirs", "solver", "expected"),
     [

@@ -32,6 +32,9 @@ PREDICTIONS: dict[str, Prediction] = {
 VARIANCES = {"fixed_small": "small", "fixed_small_log": "small", "fixed_large": "large"}
 """diffusers' names of DDPM's variances."""
 
+CLIPPING = ("ddpm", "ddim")
+"""Solvers that bound the predicted image where `clip_sample` says so."""
+
 LEARNED_VARIANCES = ("learned", "learned_range")
 """Variances that a network predicts in a second half of its channels."""
 

@@ -21,6 +21,7 @@ from pndm import grids
 from pndm._errors import InputError
 from pndm.execute import advance
 from pndm.integrations.diffusers.config import (
+    CLIPPING,
     DEFAULTS,
     LEARNED_VARIANCES,
     PREDICTIONS,
@@ -30,7 +31,8 @@ from pndm.integrations.diffusers.config import (
     take_over,
     takes_eta,
 )
-from pndm.plans import Plan, Row, plan, remainder
+from pndm.plans import Plan, Row, bound_images, plan, remainder
+from pndm.prediction import Prediction
 from pndm.schedules import MIN_ALPHA_BAR
 from pndm.solvers import Solver
 
@@ -65,8 +67,8 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
     All settings but the last four are those of diffusers' schedulers and mean what they mean
     there: `set_alpha_to_one` ends at ᾱ = 1 (our `aligned` convention) instead of ᾱ[0]
     (`diffusers`), `timestep_spacing` and `steps_offset` are DDIM's and PNDM's, `skip_prk_steps`
-    is `plms`'s, and `clip_sample` and `variance_type`, if given, are `ddpm`'s. `grid` is the name
-    of a grid of this package, in the place of `timestep_spacing`; without both it is `leading`.
+    is `plms`'s, `clip_sample` `ddpm`'s and `ddim`'s, and `variance_type` `ddpm`'s. `grid` is the
+    name of a grid of this package, in the place of `timestep_spacing`; without both it is `leading`.
     Where a plan ends at ᾱ = 1, its ᾱ is floored at `min_alpha_bar` (see `pndm.schedules`), which
     diffusers does not do: 0 switches it off. InputError for what does not exist, a warning for
     what is ignored.
@@ -112,10 +114,10 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
             trained_betas = [float(beta) for beta in trained_betas]
             self.register_to_config(trained_betas=trained_betas)  # as JSON can hold them
         configured_solver(self.config)  # refuses what does not exist
-        if clip_sample and solver != "ddpm":
+        if clip_sample and solver not in CLIPPING:
             warnings.warn(
-                f"clip_sample=True is ignored: solver={solver} does not bound x_0, ddpm does; "
-                "pass clip_sample=False",
+                f"clip_sample=True is ignored: solver={solver} does not bound x_0, as "
+                f"{' and '.join(CLIPPING)} do; pass clip_sample=False",
                 stacklevel=3,
             )
         self.schedule = configured_schedule(self.config)
@@ -283,8 +285,17 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         return output
 
     def _compile(self, nodes: Sequence[float]) -> Plan:
-        prediction = PREDICTIONS[self.config.prediction_type]
-        return plan(self.solver, self.schedule, grid=nodes, prediction=prediction)
+        return self._clip(plan(self.solver, self.schedule, None, nodes, self._prediction))
+
+    @property
+    def _prediction(self) -> Prediction:
+        return PREDICTIONS[self.config.prediction_type]
+
+    def _clip(self, rows: Plan) -> Plan:
+        """A plan with DDIM's predicted images bounded, where the config says so."""
+        if not self.config.clip_sample or self.config.solver != "ddim":
+            return rows
+        return bound_images(rows, self.config.get("clip_sample_range", 1.0), self._prediction)
 
     def _set_eta(self, eta: float) -> None:
         """Plan the same times again with another η."""
@@ -307,8 +318,8 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         if begin >= self.plan.nfe:
             raise InputError(f"begin_index is {begin}, but there are {self.plan.nfe} evaluations")
         if begin:
-            prediction = PREDICTIONS[self.config.prediction_type]
-            self.plan = remainder(self.plan, begin, self.schedule, prediction)
+            rest = remainder(self.plan, begin, self.schedule, self._prediction)
+            self.plan = self._clip(rest)
 
     def _state(self, i: int, sample: Tensor) -> tuple[Tensor, Tensor]:
         """The base and the point of row i, given the sample that stands for the point.
