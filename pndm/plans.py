@@ -33,7 +33,7 @@ STAY = Combination(1.0)
 
 
 class Bound(NamedTuple):
-    """What a step gets of the image that an evaluation predicts, x_0 = u·point + v·e, cut at ±limit.
+    """How a step bounds the image that its evaluation predicts, x_0 = u·point + v·e, by ±limit.
 
     The base and the point get gain·(bounded x_0 − x_0); the direction is left as it is.
     """

@@ -36,7 +36,6 @@ from pndm.prediction import Prediction
 from pndm.schedules import MIN_ALPHA_BAR
 from pndm.solvers import Solver
 
-
 HAVE_FLOAT64 = ("cpu", "cuda")
 """Kinds of devices on which float64 always works."""
 
@@ -68,7 +67,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
     there: `set_alpha_to_one` ends at ᾱ = 1 (our `aligned` convention) instead of ᾱ[0]
     (`diffusers`), `timestep_spacing` and `steps_offset` are DDIM's and PNDM's, `skip_prk_steps`
     is `plms`'s, `clip_sample` `ddpm`'s and `ddim`'s, and `variance_type` `ddpm`'s. `grid` is the
-    name of a grid of this package, in the place of `timestep_spacing`; without both it is `leading`.
+    name of a grid of this package, in the place of `timestep_spacing`; `leading` without both.
     Where a plan ends at ᾱ = 1, its ᾱ is floored at `min_alpha_bar` (see `pndm.schedules`), which
     diffusers does not do: 0 switches it off. InputError for what does not exist, a warning for
     what is ignored.
