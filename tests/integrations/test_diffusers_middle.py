@@ -232,7 +232,7 @@ def start_of(pipeline, parts, scheduler, strength):
     return times[0], len(times), bool(np.isfinite(images).all())
 
 
-QUICK = [("plms", 0.5), ("plms", 0.9), ("heun", 0.6), ("prk", 0.3), ("unipc", 0.8)]
+QUICK = [("plms", 0.5), ("plms", 0.9), ("heun", 0.6)]
 ALL = [(name, strength) for name in FIXED for strength in (0.1, 0.3, 0.6, 0.9, 1.0)]
 
 

@@ -25,7 +25,7 @@ from diffusers import (
 from physics import mlp, normal
 
 from pndm.integrations.diffusers import PlanScheduler, PNDMPipeline
-from pndm.integrations.diffusers.config import DEFAULTS
+from pndm.integrations.diffusers.config import DEFAULTS, configured_nodes
 
 STABLE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
@@ -48,13 +48,12 @@ def messages(make):
 # Grids
 
 
-@pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
-@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize(
+    ("spacing", "offset"), [("leading", 0), ("leading", 1), ("linspace", 1), ("trailing", 1)]
+)
 def test_the_grid_is_theirs_for_every_number_of_steps(spacing, offset):
     theirs = DDIMScheduler(timestep_spacing=spacing, steps_offset=offset, clip_sample=False)
     ours = PlanScheduler.from_config(theirs.config, solver="ddim")
-    from pndm.integrations.diffusers.config import configured_nodes
-
     for steps in range(2, 1001):
         theirs.set_timesteps(steps)
         nodes = configured_nodes(ours.config, steps, ours.schedule)
@@ -204,6 +203,16 @@ def test_eta_for_a_method_without_noise_is_said_once():
     assert len(found) == 1 and "eta=1.0 is ignored" in found[0]
 
 
+def test_another_batch_needs_its_own_beginning():
+    scheduler = PlanScheduler()
+    scheduler.set_timesteps(5)
+    scheduler.step(normal(2, 4), scheduler.timesteps[0], normal(2, 4))
+    with pytest.raises(ValueError, match="call set_timesteps before another batch"):
+        scheduler.step(normal(1, 4), scheduler.timesteps[0], normal(1, 4))
+    scheduler.set_timesteps(5)
+    scheduler.step(normal(1, 4), scheduler.timesteps[0], normal(1, 4))
+
+
 def test_other_processes_that_look_like_ours_are_refused():
     theirs = EulerDiscreteScheduler(timestep_type="continuous", prediction_type="v_prediction")
     with pytest.raises(ValueError, match="timestep_type=continuous"):
@@ -343,6 +352,20 @@ def test_a_saved_pipeline_gives_the_same_images(unet, tmp_path, loader):
         atol=1e-6,
     )
     assert diffusers.PNDMPipeline is not PNDMPipeline  # theirs is left alone
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_another_saved_pipeline_keeps_our_scheduler(stable, unet, tmp_path):
+    scheduler = PlanScheduler.from_config(PNDMScheduler(**STABLE).config, solver="heun")
+    made = StableDiffusionPipeline(**stable, scheduler=scheduler, requires_safety_checker=False)
+    made.save_pretrained(tmp_path)
+    again = DiffusionPipeline.from_pretrained(tmp_path)
+    assert type(again) is StableDiffusionPipeline and again.scheduler.solver == scheduler.solver
+    PNDMPipeline(unet=unet, scheduler=scheduler).save_pretrained(tmp_path / "own")
+    other = PlanScheduler(solver="ddim")
+    again = DiffusionPipeline.from_pretrained(tmp_path / "own", scheduler=other)
+    assert again.scheduler is other
 
 
 def test_a_pipeline_of_another_kind_is_taken_over(unet):

@@ -331,6 +331,11 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         if i == 0:
             point = sample.to(dtype, copy=True)
             return point, point
+        if sample.shape != self._point.shape:
+            raise InputError(
+                f"the sample is of shape {tuple(sample.shape)}, but one of shape "
+                f"{tuple(self._point.shape)} is under way: call set_timesteps before another batch"
+            )
         before = self.plan.rows[i - 1]
         point = torch.where(sample == self._point.to(sample.dtype), self._point, sample)
         if before.point == before.base:
