@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pndm._errors import InputError
-from pndm.plans import Combination, Plan, Row
+from pndm.plans import Bound, Combination, Plan, Row
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 """(x [B, ...], t [B] real times of the network) -> the predicted noise e [B, ...]."""
@@ -69,11 +69,14 @@ def advance(
 ) -> tuple[Tensor, Tensor]:
     """The base and the point after row i, whose evaluation at `point` was e; `kept` is updated."""
     kept[i] = _keep(row.keep, row.clip, point, e)
+    cut = None if row.bound is None else _cut(row.bound, point, e)
     if row.point == row.base:
         base = point = _combine(row.base, base, kept)
     else:
         point = _combine(row.point, base, kept)
         base = _combine(row.base, base, kept)
+    if cut is not None:
+        base = point = base + cut
     if z is not None:
         base = point = base + row.noise * z.to(base)
     for used in row.drop:
@@ -85,6 +88,12 @@ def _keep(keep: tuple[float, float], clip: float | None, point: Tensor, e: Tenso
     """k = u·point + v·e, bounded by ±clip."""
     k = e if keep == (0.0, 1.0) else torch.mul(point, keep[0]).add_(e, alpha=keep[1])
     return k if clip is None else k.clamp(-clip, clip)
+
+
+def _cut(bound: Bound, point: Tensor, e: Tensor) -> Tensor:
+    """gain·(bounded x_0 − x_0) of the predicted image."""
+    x_0 = _keep(bound.x_0, None, point, e)
+    return bound.gain * (x_0.clamp(-bound.limit, bound.limit) - x_0)
 
 
 def _combine(combination: Combination, base: Tensor, kept: dict[int, Tensor]) -> Tensor:

@@ -7,7 +7,7 @@ number of its rows is the number of network evaluations.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from pndm.prediction import Prediction, of_output
 from pndm.schedules import Node, Schedule
 from pndm.solvers import ProbabilityFlow, Solver, require_order
 from pndm.solvers.gradient import EULER, Gradient
-from pndm.solvers.transfer import Keep, Move, Transfer
+from pndm.solvers.transfer import Keep, Move, Transfer, x_0
 
 
 class Combination(NamedTuple):
@@ -32,12 +32,23 @@ STAY = Combination(1.0)
 """The base as it is."""
 
 
+class Bound(NamedTuple):
+    """How a step bounds the image that its evaluation predicts, x_0 = u·point + v·e, by ±limit.
+
+    The base and the point get gain·(bounded x_0 − x_0); the direction is left as it is.
+    """
+
+    x_0: tuple[float, float]
+    limit: float
+    gain: float
+
+
 class Row(NamedTuple):
     """One evaluation: e = network(point, time); keep k = u·point + v·e, bounded by ±clip.
 
     Then the base and the point become the combinations `base` and `point` of the old base and
     what was kept, both get noise·z, and the k of the rows in `drop` are forgotten. `ends` is the
-    index of the node that the row completes, None inside a step.
+    index of the node that the row completes, None inside a step. `bound` is `bound_images`'.
     """
 
     time: float
@@ -48,6 +59,7 @@ class Row(NamedTuple):
     noise: float
     ends: int | None
     drop: tuple[int, ...] = ()
+    bound: Bound | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -90,6 +102,8 @@ class Plan:
             keep = format_terms([(row.keep[0], "x"), (row.keep[1], "e")])
             keep += f" within ±{row.clip:g}" if row.clip is not None else ""
             base = format_combination(row.base) + (f" + {row.noise:.6g}·z" if row.noise else "")
+            if row.bound is not None:
+                base += f" + {row.bound.gain:.6g}·(x_0 within ±{row.bound.limit:g} − x_0)"
             cells.append((str(i), f"{row.time:g}", keep, base, point, reaches))
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
@@ -251,6 +265,60 @@ def step_along(
     from_base = sum(w * keep.b for w, keep in zip(weights, keeps, strict=False))
     terms = tuple((row, move.gain * w) for row, w in zip(rows, weights, strict=True) if w)
     return Combination(move.scale + move.gain * from_base, terms)
+
+
+def remainder(whole: Plan, first: int, schedule: Schedule, prediction: Prediction) -> Plan:
+    """The plan that begins at row `first` of another and evaluates at the same times.
+
+    Nothing is kept of the rows before (see `Solver.after`). What is left of a step under way is
+    made of Euler's steps from each of its evaluations to the next, and to its end.
+    """
+    done = [row.ends for row in whole.rows[:first] if row.ends is not None]
+    step = done[-1] if done else 0
+    if first == 0 or whole.rows[first - 1].ends is not None:
+        times = tuple(node.time for node in whole.nodes[step:])
+        return _compile(whole.solver.after(step), schedule, times, prediction)
+    last = next(i for i in range(first, whole.nfe) if whole.rows[i].ends is not None)
+    stops = [schedule.node(time) for time in whole.times[first : last + 1]]
+    ends = [*stops, whole.nodes[step + 1]]
+    transfer = whole.solver.transfer
+    rows = []
+    for i, (t, s) in enumerate(pairwise(ends)):
+        (row,) = _step(transfer, EULER, schedule, (t, s), 0, (), i)
+        keep = of_output(row.keep, prediction, t)
+        rows.append(row._replace(keep=keep, ends=1 if i == last - first else None, drop=(i,)))
+    if last + 1 < whole.nfe:
+        rest = remainder(whole, last + 1, schedule, prediction)
+        rows += [shift(row, len(rows)) for row in rest.rows]
+    return Plan(whole.solver, (stops[0], *whole.nodes[step + 1 :]), tuple(rows))
+
+
+def bound_images(whole: Plan, limit: float, prediction: Prediction) -> Plan:
+    """A plan of DDIM's steps with the predicted images within ±limit, the noise as predicted.
+
+    x_s = √ᾱ_s·clip(x_0) + √(1−ᾱ_s−σ²)·e + σ·z, as public DDIM code with `clip_sample` has it.
+    """
+    rows = [
+        row._replace(
+            bound=Bound(of_output(x_0(t)[:2], prediction, t), limit, math.sqrt(s.alpha_bar))
+        )
+        for row, (t, s) in zip(whole.rows, pairwise(whole.nodes), strict=True)
+    ]
+    return replace(whole, rows=tuple(rows))
+
+
+def shift(row: Row, count: int) -> Row:
+    """A row behind `count` others that complete the first step."""
+
+    def later(combination: Combination) -> Combination:
+        return Combination(combination.scale, tuple((i + count, w) for i, w in combination.terms))
+
+    return row._replace(
+        base=later(row.base),
+        point=later(row.point),
+        ends=None if row.ends is None else row.ends + 1,
+        drop=tuple(i + count for i in row.drop),
+    )
 
 
 def mark_last_uses(rows: Sequence[Row]) -> tuple[Row, ...]:

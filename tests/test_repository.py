@@ -32,7 +32,10 @@ OWNERS = {
     "wandb": {"pndm/runs/tracking.py"},
     "torch_fidelity": {"pndm/evaluation/features.py", "pndm/evaluation/metrics.py"},
     "torchode": {"pndm/probability_flow.py"},
-    "diffusers": {"pndm/integrations/diffusers.py"},
+    "diffusers": {
+        f"pndm/integrations/diffusers/{name}.py"
+        for name in ("__init__", "config", "pipeline", "scheduler")
+    },
     "gradio": {"pndm/demo/page.py"},
 }
 """Packages that only these files import."""
@@ -240,6 +243,18 @@ def test_imports_without_torch(module):
 
 def test_no_module_for_leftovers():
     assert not [name for name in tracked() if Path(name).name == "utils.py"]
+
+
+def test_the_wheel_holds_every_package_and_the_configuration():
+    folders = {Path(name).parent for name in PACKAGE if name.endswith("__init__.py")}
+    conf = ROOT / "conf"
+    groups = {conf, *(path for path in conf.iterdir() if path.is_dir())}
+    wanted = {folder.as_posix().replace("/", ".") for folder in folders}
+    wanted |= {"pndm." + ".".join(path.relative_to(ROOT).parts) for path in groups}
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    assert set(tools["setuptools"]["packages"]) == wanted
+    assert tools["setuptools"]["package-dir"] == {"pndm.conf": "conf"}
+    assert (ROOT / "pndm" / "py.typed").is_file()
 
 
 # Docstrings, and nothing local

@@ -4,12 +4,12 @@ FON and F-PNDM, which the paper's central comparison sets against each other, di
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pndm._errors import InputError
 from pndm.grids import is_whole
 from pndm.solvers.gradient import Gradient
-from pndm.solvers.linear_multistep import Multistep
+from pndm.solvers.linear_multistep import ADAMS_BASHFORTH, Multistep
 from pndm.solvers.transfer import Transfer
 
 
@@ -39,6 +39,20 @@ class Solver:
     def part(self, step: int) -> Gradient | Multistep:
         """The gradient part of step `step` (from 0), were the network known everywhere."""
         return self.starters[step] if step < len(self.starters) else self.gradient
+
+    def after(self, steps: int) -> "Solver":
+        """The method from step `steps` on where nothing is kept of the steps before it.
+
+        The starters that are still due are taken. A gradient part that looks back further than
+        there are steps gives way to Adams and Bashforth's of a lower order: AB1, AB2, …
+        """
+        if steps == 0:
+            return self
+        due = list(self.starters[steps:])
+        if isinstance(self.gradient, Gradient):
+            due += [self.gradient] * (self.gradient.needs - len(due))
+        ramp = (part if part.needs <= i else ADAMS_BASHFORTH[i] for i, part in enumerate(due))
+        return replace(self, starters=tuple(ramp), order=None)
 
     def nfe(self, steps: int) -> int:
         """Evaluations of the network in `steps` steps of a named grid.

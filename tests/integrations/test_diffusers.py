@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from diffusers import (
-    AutoencoderKL,
     CogVideoXDDIMScheduler,
     DDIMPipeline,
     DDIMScheduler,
@@ -22,8 +21,6 @@ from diffusers import (
     PNDMScheduler,
     StableDiffusionPipeline,
     UnCLIPScheduler,
-    UNet2DConditionModel,
-    UNet2DModel,
 )
 from physics import mlp, normal
 
@@ -33,21 +30,6 @@ from pndm.solvers import SOLVERS, Solver
 from pndm.solvers.transfer import phi
 
 FIXED = [name for name, factory in SOLVERS.items() if isinstance(factory(), Solver)]
-
-
-@pytest.fixture(scope="module")
-def unet():
-    torch.manual_seed(0)
-    return UNet2DModel(
-        sample_size=8,
-        in_channels=1,
-        out_channels=1,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        norm_num_groups=4,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-    ).eval()
 
 
 class Untold:
@@ -277,11 +259,6 @@ def test_from_the_middle_as_image_to_image_does():
         grid=[*map(float, rest), -1.0],
     )
     torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
-    scheduler = PlanScheduler(solver="plms")
-    scheduler.set_timesteps(10)
-    scheduler.set_begin_index(6)
-    with pytest.raises(ValueError, match="plms cannot begin at evaluation 6"):
-        scheduler.step(x, scheduler.timesteps[6], x)
 
 
 def test_what_a_pipeline_changes_between_steps_is_used():
@@ -350,53 +327,6 @@ def test_the_pipeline_is_kept_and_loaded(unet, tmp_path):
     assert picture.size == (8, 8)
     (tuple_,) = again(num_inference_steps=2, return_dict=False)
     assert len(tuple_) == 1
-
-
-@pytest.fixture(scope="module")
-def stable(tmp_path_factory):
-    """The parts of a Stable Diffusion pipeline, tiny and random."""
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-
-    torch.manual_seed(0)
-    letters = [*"abcdefghijklmnopqrstuvwxyz"]
-    words = [*letters, *(f"{letter}</w>" for letter in letters)]
-    vocabulary = {w: i for i, w in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
-    folder = tmp_path_factory.mktemp("tokenizer")
-    (folder / "vocab.json").write_text(json.dumps(vocabulary))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = CLIPTokenizer(
-        str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=16
-    )
-    text = CLIPTextConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=16,
-        bos_token_id=len(vocabulary) - 2,
-        eos_token_id=len(vocabulary) - 1,
-        pad_token_id=len(vocabulary) - 1,
-    )
-    return {
-        "vae": AutoencoderKL(
-            block_out_channels=(8,), norm_num_groups=4, latent_channels=4, sample_size=8
-        ),
-        "text_encoder": CLIPTextModel(text).eval(),
-        "tokenizer": tokenizer,
-        "unet": UNet2DConditionModel(
-            sample_size=8,
-            block_out_channels=(8, 16),
-            layers_per_block=1,
-            norm_num_groups=4,
-            cross_attention_dim=16,
-            attention_head_dim=4,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        ),
-        "safety_checker": None,
-        "feature_extractor": None,
-    }
 
 
 @pytest.mark.parametrize("kind", PREDICTIONS)
