@@ -125,7 +125,9 @@ def plan(
     """
     require(solver, schedule)
     if isinstance(solver, ProbabilityFlow):
-        raise InputError("pf is adaptive and has no plan: pndm.sample and pndm.probability_flow integrate it")
+        raise InputError(
+            "pf is adaptive and has no plan: pndm.sample and pndm.probability_flow integrate it"
+        )
     stands = times(grid, steps, schedule)
     require_order(solver, len(stands) - 1)
     return _compile(solver, schedule, stands, prediction)

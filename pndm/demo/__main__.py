@@ -1,8 +1,8 @@
 """Serve the web demo.
 
-    pip install 'pndm[demo]'
-    python -m pndm.demo                                         # digits, on this machine alone
-    python -m pndm.demo --checkpoint FILE --architecture ddpm_cifar10
+pip install 'pndm[demo]'
+python -m pndm.demo                                         # digits, on this machine alone
+python -m pndm.demo --checkpoint FILE --architecture ddpm_cifar10
 """
 
 import argparse

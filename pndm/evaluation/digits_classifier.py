@@ -148,7 +148,9 @@ def spectrum(model: Classifier) -> tuple[int, float]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train the classifier; write its weights and their card."""
-    parser = argparse.ArgumentParser("python -m pndm.evaluation.digits_classifier", description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        "python -m pndm.evaluation.digits_classifier", description=main.__doc__
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--output", type=Path, default=WEIGHTS)
