@@ -69,7 +69,7 @@ def batch_indices(count: int, batch_size: int, seed: int, start: int) -> Iterato
 
 def generator(seed: int, stream: int) -> torch.Generator:
     """The random numbers of one epoch."""
-    return torch.Generator().manual_seed(noise.derive_seed("epoch", seed, stream))
+    return torch.Generator("cpu").manual_seed(noise.derive_seed("epoch", seed, stream))
 
 
 def learning_rate(iteration: int, recipe: Recipe) -> float:

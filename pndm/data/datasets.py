@@ -71,7 +71,7 @@ def data_root() -> Path:
 
 def indices(count: int, part: Part) -> Tensor:
     """Which of `count` images belong to a part, ascending; InputError for no such part."""
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(0), device="cpu")
+    order = torch.randperm(count, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
     tenth = -(-count // 10)
     parts = {"all": order, "train": order[tenth:], "holdout": order[:tenth]}
     if part not in parts:
