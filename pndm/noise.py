@@ -49,7 +49,11 @@ def check_seed(seed: int) -> int:
 
 def _stack(images: list[Tensor], shape: Sequence[int]) -> Tensor:
     """The images as one batch, which may have none."""
-    return torch.stack(images) if images else torch.empty(0, *shape, dtype=torch.float32, device="cpu")
+    return (
+        torch.stack(images)
+        if images
+        else torch.empty(0, *shape, dtype=torch.float32, device="cpu")
+    )
 
 
 def _normal(seed: int, shape: Sequence[int]) -> Tensor:

@@ -20,7 +20,6 @@ from pndm import models, noise
 from pndm._errors import InputError
 from pndm.config.build import build_schedule
 from pndm.data import images
-from pndm.models.registry import WEIGHTS
 from pndm.models.unet import UNet
 from pndm.plans import Plan
 from pndm.schedules import Node, Schedule
@@ -302,8 +301,8 @@ def load_digits() -> dict[str, Model]:
 def load_model(
     checkpoint: str, architecture: str | None, schedule: str | None
 ) -> dict[str, Model]:
-    """One network, as `pndm.models.load` takes it; its schedule is the registry's unless given."""
+    """One network, as `pndm.models.load` takes it; unless given its schedule is its card's."""
     network = models.load(checkpoint, architecture=architecture)
     if schedule is None:
-        schedule = WEIGHTS[checkpoint].schedule if checkpoint in WEIGHTS else "linear"
+        schedule = network.provenance.get("schedule", "linear")
     return {schedule: Model(network.provenance["name"], network, schedule)}

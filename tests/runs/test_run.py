@@ -186,7 +186,9 @@ def test_a_damaged_note_of_the_batch_size_is_ignored(run, junk):
 
 
 def test_a_closed_pipe_leaves_a_finished_run_finished(run, monkeypatch):
-    monkeypatch.setattr("pndm.runs.record.show", lambda record: (_ for _ in ()).throw(SystemExit(1)))
+    monkeypatch.setattr(
+        "pndm.runs.record.show", lambda record: (_ for _ in ()).throw(SystemExit(1))
+    )
     with pytest.raises(SystemExit):
         run()
     monkeypatch.undo()
