@@ -1,12 +1,14 @@
 """What a run will take, foretold and found."""
 
-import time
-
 import pytest
+import torch
 
+import pndm
 from pndm import cost
 from pndm.config.compose import compose_runs
-from pndm.cost import StopTiming, Stopwatch
+from pndm.runs import timing
+from pndm.runs.batches import BatchSize
+from pndm.runs.network import Runner
 
 
 def predicted(*words, seconds=0.3):
@@ -21,10 +23,10 @@ def test_flops_without_weights():
 
 def test_evaluations_operations_and_disk_are_exact():
     found = predicted("samples=1000", "batch_size=50", "solver=prk", "steps=10", "save_images=npz")
-    assert found.nfe == 37 and found.batch == 50
+    assert found.nfe == 37 and found.timing.batch == 50
     assert found.flops == pytest.approx(37 * 1000 * 13.65e6, rel=1e-3)
     assert found.disk == 1000 * (2 * 64 + 4 * 64)
-    assert found.sampling == pytest.approx(37 * 1000 * found.rate)
+    assert found.sampling == pytest.approx(37 * 1000 * found.timing.seconds)
     assert found.features > 0 and found.memory > 2**26
 
 
@@ -47,15 +49,55 @@ def test_an_adaptive_method_tells_what_it_took():
     assert 20 < found.nfe < 1000 and found.sampling > 0
 
 
-def test_the_first_batch_warms_up(monkeypatch):
-    clock = iter([0.0, 5.0, 6.0, 7.0])
-    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
-    watch = Stopwatch(6.5)
-    watch(10)
-    watch(10)
-    with pytest.raises(StopTiming):
-        watch(10)
-    assert watch.rate == 0.1
+@pytest.fixture
+def slow_network(monkeypatch):
+    """A network whose every call takes 0.2 s for each image, the first of each size 5 s more."""
+    now = [0.0]
+    sizes = []
+
+    def call(runner, x, t):
+        now[0] += 0.2 * len(x) + 5 * (len(x) not in sizes)
+        sizes.append(len(x))
+        return x
+
+    monkeypatch.setattr(timing.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(Runner, "__call__", call)
+    runner = Runner(pndm.models.load("digits_linear"), torch.device("cpu"))
+    return runner, sizes
+
+
+def test_the_first_call_warms_up(slow_network, tmp_path):
+    runner, sizes = slow_network
+    found = timing.time_evaluations(runner, BatchSize(1, tmp_path), seconds=1)
+    assert found.seconds == pytest.approx(0.2) and found.batch == 1
+    assert sizes == [1] * 6
+
+
+def test_a_long_call_need_not_be_of_the_runs_batch_size(slow_network, tmp_path):
+    runner, sizes = slow_network
+    found = timing.time_evaluations(runner, BatchSize(500, tmp_path), seconds=1)
+    assert found.seconds == pytest.approx(0.2) and max(sizes) == 1
+
+
+def test_what_is_negligible_is_not_timed_further(slow_network, tmp_path):
+    runner, sizes = slow_network
+    timing.time_evaluations(runner, BatchSize(500, tmp_path), negligible=6)
+    assert sizes == [1]
+
+
+def test_batches_that_do_not_fit_are_halved(tmp_path, monkeypatch):
+    runner = Runner(pndm.models.load("digits_linear"), torch.device("cpu"))
+    network, sizes = runner.network, []
+
+    def limited(x, t):
+        sizes.append(len(x))
+        if len(x) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return network(x, t)
+
+    monkeypatch.setattr(runner, "network", limited)
+    found = timing.time_evaluations(runner, BatchSize(16, tmp_path), seconds=0.01)
+    assert found.batch == 4 and 16 in sizes
 
 
 @pytest.mark.parametrize(
@@ -80,5 +122,5 @@ def test_the_table_is_for_people(capsys):
     out = capsys.readouterr().out
     for word in ("14 × 1,000 images", "sampling", "memory", "MiB", "images at once"):
         assert word in out
-    assert cost.duration(7200) == "2.0 h" and cost.duration(90) == "90.0 s"
-    assert cost.size(3 * 2**30) == "3.00 GiB"
+    assert cost.format_duration(7200) == "2.0 h" and cost.format_duration(90) == "90.0 s"
+    assert cost.format_size(3 * 2**30) == "3.00 GiB"

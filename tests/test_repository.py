@@ -1,6 +1,7 @@
 """The repository itself: one set of versions, the import walls, docstrings, nothing local."""
 
 import ast
+import graphlib
 import re
 import socket
 import subprocess
@@ -24,21 +25,30 @@ SYSTEMS = {
     "mac": {"sys_platform": "darwin", "platform_machine": "arm64", "platform_system": "Darwin"},
 }
 
-PAPER = {
-    *("schedules", "clocks", "grids", "transfer", "gradient", "multistep", "solvers"),
-    *("prediction", "plans", "sampling", "noise"),
-}
-"""The modules that are the paper; `flow` belongs to them, with an integrator of its own."""
 OWNERS = {
-    "hydra": {"run.py", "pndm/config.py"},
-    "hydra_plugins": {"run.py", "pndm/config.py"},
-    "omegaconf": {"run.py", "pndm/config.py"},
-    "wandb": {"pndm/tracking.py"},
-    "torch_fidelity": {"pndm/evaluation.py"},
+    "hydra": {"pndm/config/compose.py"},
+    "hydra_plugins": {"pndm/config/compose.py"},
+    "omegaconf": {"pndm/config/compose.py", "pndm/config/schema.py", "pndm/runs/command.py"},
+    "wandb": {"pndm/runs/tracking.py"},
+    "torch_fidelity": {"pndm/evaluation/features.py", "pndm/evaluation/metrics.py"},
+    "torchode": {"pndm/probability_flow.py"},
     "diffusers": {"pndm/integrations/diffusers.py"},
-    "gradio": {"pndm/demo.py"},
+    "gradio": {"pndm/demo/page.py", "pndm/demo/__main__.py"},
 }
 """Packages that only these files import."""
+
+SUPPORT = ("_errors", "_files", "_devices", "_provenance")
+"""Private support, which imports nothing of the package but itself."""
+
+BELOW = {
+    "data": (),
+    "models": ("data", "sampling"),
+    "evaluation": ("data", "models"),
+    "config": ("models",),
+    "runs": ("data", "models", "evaluation", "config"),
+    "integrations": (),
+}
+"""What each folder may import, besides the method, the support and itself."""
 
 
 def asked(extra):
@@ -138,15 +148,66 @@ def imports(name):
             yield from (".".join([*module, alias.name]) for alias in node.names)
 
 
-@pytest.mark.parametrize("module", sorted(PAPER | {"flow"}))
-def test_the_paper_needs_torch_alone(module):
-    outside = {"torchode"} if module == "flow" else set()
-    for name in imports(f"pndm/{module}.py"):
-        top, *rest = name.split(".")
+def module_of(name):
+    """pndm/runs/job.py as pndm.runs.job; a package by its own name."""
+    return name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+MODULES = {module_of(name): name for name in PACKAGE}
+
+
+def imported_modules(name, of=MODULES):
+    """The modules of the package that a file imports; of `from a import b` a.b where it is one."""
+    for target in imports(name):
+        while target not in of and "." in target:
+            target = target.rpartition(".")[0]
+        if target in of and target != module_of(name):
+            yield target
+
+
+def room(module):
+    """The part of the package that a module belongs to: pndm.runs.job is of `runs`."""
+    return module.split(".")[1] if "." in module else "pndm"
+
+
+METHOD_FILES = [name for name in PACKAGE if room(module_of(name)) in pndm.METHOD]
+
+
+@pytest.mark.parametrize("name", METHOD_FILES)
+def test_the_method_needs_torch_alone(name):
+    """And torchode in the adaptive method; nothing of what stands around it."""
+    outside = {"torch", "torchode"} if name == "pndm/probability_flow.py" else {"torch"}
+    for target in imports(name):
+        top, *rest = target.split(".")
         if top == "pndm":
-            assert rest and rest[0] in PAPER | {"flow"}, f"it imports {name}"
+            assert rest and rest[0] in (*pndm.METHOD, "_errors"), f"it imports {target}"
         else:
-            assert top in {"torch"} | outside | sys.stdlib_module_names, f"it imports {name}"
+            assert top in outside | sys.stdlib_module_names, f"it imports {target}"
+
+
+def test_the_method_is_what_mypy_is_strict_with():
+    overrides = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]["overrides"]
+    (strict,) = (entry["module"] for entry in overrides if "disallow_untyped_defs" in entry)
+    files = {module for module in map(module_of, METHOD_FILES)}
+    assert {module.removesuffix(".*") for module in strict} == {
+        module for module in files if module.count(".") == 1
+    }
+
+
+def test_the_import_graph_has_no_circle():
+    """Neither between files nor between the folders of the package, in functions too."""
+    graphs = [{module: set(imported_modules(name)) for module, name in MODULES.items()}]
+    rooms = {}
+    for module, targets in graphs[0].items():
+        # a package's own `__init__` may offer what its files define
+        inside = {target for target in targets if room(target) != room(module)}
+        rooms.setdefault(room(module), set()).update(map(room, inside))
+    rooms.pop("pndm")  # it offers everything, lazily
+    graphs.append({name: targets - {"pndm"} for name, targets in rooms.items()})
+    for graph in graphs:
+        graph.pop("pndm", None)
+        sorted_ = graphlib.TopologicalSorter({k: v - {"pndm"} for k, v in graph.items()})
+        sorted_.prepare()
 
 
 @pytest.mark.parametrize("name", CODE)
@@ -156,6 +217,18 @@ def test_each_wall_has_its_doors(name):
         assert name in OWNERS.get(top, {name}), f"it imports {imported}"
         if name.startswith("pndm/"):
             assert top not in ("experiments", "conf", "run", "tests"), f"it imports {imported}"
+
+
+@pytest.mark.parametrize("name", PACKAGE)
+def test_nothing_imports_upwards(name):
+    module = module_of(name)
+    here = room(module)
+    for target in imported_modules(name):
+        there = room(target)
+        if here in SUPPORT:
+            assert there in ("pndm", *SUPPORT), f"it imports {target}"
+        elif here in BELOW and there not in ("pndm", here, *SUPPORT, *pndm.METHOD):
+            assert there in BELOW[here], f"it imports {target}"
 
 
 @pytest.mark.parametrize("module", ["pndm", "pndm.config"])

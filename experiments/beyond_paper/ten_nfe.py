@@ -93,7 +93,9 @@ def main(more: Sequence[str]) -> None:
     """Measure, then write ten_nfe.csv."""
     measure(more, FOLDER)
     compare(FOLDER).to_csv(FOLDER / "ten_nfe.csv", index=False)
-    print(f"written: {FOLDER / 'ten_nfe.csv'}; python -m experiments.beyond_paper.page makes the page")
+    print(
+        f"written: {FOLDER / 'ten_nfe.csv'}; python -m experiments.beyond_paper.page makes the page"
+    )
 
 
 if __name__ == "__main__":

@@ -79,14 +79,9 @@ def validate(run: Run) -> Run:
     except InputError as error:
         raise ConfigError(f"schedule={run.schedule['name']} grid={run.grid}: {error}") from None
     require_order(method, len(nodes) - 1)
-    return dataclasses.replace(
-        run,
-        solver={**run.solver, "name": _name(run.solver, method.name)},
-        schedule=settings,
-        model=model,
-        grid=grid,
-        **switches,
-    )
+    choices: dict[str, Any] = {"schedule": settings, "model": model, "grid": grid, **switches}
+    choices["solver"] = {**run.solver, "name": _name(run.solver, method.name)}
+    return dataclasses.replace(run, **choices)
 
 
 def _name(settings: dict[str, Any], name: str) -> str:
@@ -222,11 +217,13 @@ def _check_precision(precision: str, where: str) -> None:
 
 
 def require_at_least(key: str, value: int, least: int) -> None:
+    """ConfigError for a number that is too small."""
     if value < least:
         raise ConfigError(f"{key}={value}: give a whole number of at least {least}")
 
 
 def require_one_of(key: str, value: str, options: tuple[str, ...]) -> None:
+    """ConfigError for a value that is not one of the options."""
     if value not in options:
         hint = did_you_mean(str(value), list(options))
         raise ConfigError(f"{key}={value} does not exist{hint}; there are {', '.join(options)}")

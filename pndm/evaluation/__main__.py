@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
@@ -80,13 +81,20 @@ def at_least(least: int) -> Callable[[str], int]:
     return parse
 
 
-def parser() -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        sys.exit(f"error: {message} (--help shows the options)")
+
+
+def parser() -> Parser:
     """The commands and their options."""
-    top = argparse.ArgumentParser(prog="python -m pndm.evaluation", description=__doc__)
+    top = Parser(prog="python -m pndm.evaluation", description=__doc__)
     top.formatter_class = argparse.RawDescriptionHelpFormatter
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, run: Callable[..., None]) -> argparse.ArgumentParser:
+    def add(name: str, run: Callable[..., None]) -> Parser:
         command = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
         command.set_defaults(run=run)
         return command

@@ -74,7 +74,7 @@ def run_locked(job: Job, metadata: dict[str, Any], began: float) -> Path:
     write_json(folder / "status.json", {"status": "running", **metadata})
     write_atomic(folder / "config.yaml", lambda path: path.write_text(to_yaml(cfg)))
     name = f"{cfg.dataset.name} {cfg.schedule['name']} {cfg.solver['name']} {cfg.steps}"
-    settings = {"project": cfg.wandb.project, "entity": cfg.wandb.entity}
+    settings: dict[str, Any] = {"project": cfg.wandb.project, "entity": cfg.wandb.entity}
     settings |= {"name": name, "group": metadata["sweep"], "config": metadata}
     try:
         with WandbLogger(cfg.wandb.mode, folder, **settings) as logger:

@@ -22,6 +22,7 @@ from experiments.beyond_paper import ingredients, ten_nfe, transfer_x_gradient
 from experiments.main_table import fid_by_steps, paper
 from experiments.main_table.fid_by_steps import CLAIMS, Cell, Line, Task
 from experiments.pages import FOLDER
+from pndm._errors import NonFiniteError
 from pndm.config.build import build_solver
 from pndm.config.compose import CONF, compose_runs
 from pndm.models.analytic import Mixture
@@ -76,10 +77,10 @@ def test_a_cell_that_fails_stops_nothing(monkeypatch, capsys):
     def run(cfg, sweep):
         made.append(cfg)
         if len(made) == 1:
-            raise FloatingPointError("evaluation 3 at time 9:\nNaN")
+            raise NonFiniteError("evaluation 3 at time 9:\nNaN")
         return "metrics.json"
 
-    monkeypatch.setattr(run, "run_experiment", run)
+    monkeypatch.setattr("pndm.runs.run.run_experiment", run)
     tasks = [task("plms", 5, 14), task("plms", 10, 19, done=True), task("plms", 20, 29)]
     failed = fid_by_steps.make(tasks)
     assert failed == ["linear plms leading 5 seed 0: evaluation 3 at time 9: NaN"]

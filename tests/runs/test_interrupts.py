@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from pndm.config.compose import compose_runs
-from pndm.runs import interrupts, job, worker
+from pndm.runs import interrupts, worker
 from pndm.runs.run import run_experiment
 
 
@@ -23,13 +23,13 @@ def status(tmp_path, monkeypatch):
     """Make a run of three shards, in whose first features something happens; how it ended."""
 
     def go(happens):
-        monkeypatch.setattr(job, "SHARD", 8)
-        monkeypatch.setattr(worker, "start_feature_extraction", lambda *_: happens)
+        monkeypatch.setattr("pndm.runs.shards.SHARD", 8)
+        monkeypatch.setattr(worker, "extract_features", lambda *_: happens())
         small = ["samples=20", "steps=3", "wandb.mode=disabled", "progress=false", "device=cpu"]
         (cfg,) = compose_runs([*small, f"outputs={tmp_path}"])
         with pytest.raises(KeyboardInterrupt):
             run_experiment(cfg)
-        assert len(list(tmp_path.rglob("images/*.shard"))) == 1
+        assert len(list(tmp_path.rglob("images/*.npz"))) == 1
         (path,) = tmp_path.rglob("status.json")
         return json.loads(path.read_text())["status"]
 

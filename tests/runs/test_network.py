@@ -15,7 +15,7 @@ from pndm.config.compose import compose_runs
 from pndm.config.schema import ConfigError
 from pndm.models.architectures import ARCHITECTURES
 from pndm.models.unet import UNet
-from pndm.runs.network import MODES, PRECISIONS, Runner, cached_network
+from pndm.runs.network import MODES, PRECISIONS, Runner, cached_runner
 from pndm.runs.run import run_experiment
 
 CPU = torch.device("cpu")
@@ -34,14 +34,14 @@ def inputs(rows=5):
 @pytest.fixture
 def run(tmp_path):
     """Make a run in a fresh outputs folder; its record."""
-    cached_network.cache_clear()
+    cached_runner.cache_clear()
 
     def go(*arguments):
         (cfg,) = compose_runs([*SMALL, f"outputs={tmp_path}", *arguments])
         return json.loads(run_experiment(cfg).read_text())
 
     yield go
-    cached_network.cache_clear()
+    cached_runner.cache_clear()
 
 
 # Times
@@ -182,7 +182,7 @@ with torch.no_grad():
 def test_the_record_names_what_was_compiled(run, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda network, mode: network)
     assert run("compile=auto")["compile"] == "off"  # on a processor it would not pay
-    cached_network.cache_clear()
+    cached_runner.cache_clear()
     assert run("compile=max", "seed=1")["compile"] == "max-autotune-no-cudagraphs"
 
 

@@ -23,7 +23,7 @@ from pndm.evaluation.reference import evaluation_hash, reference_features, refer
 from pndm.models import registry
 from pndm.runs import worker
 from pndm.runs.job import Job
-from pndm.runs.network import cached_network
+from pndm.runs.network import cached_runner, load_network
 from pndm.runs.record import summarize
 from pndm.runs.run import run_experiment
 
@@ -37,7 +37,8 @@ KEYS = (
 @pytest.fixture(autouse=True)
 def forget_networks():
     """Some tests break one, and a process keeps the last."""
-    cached_network.cache_clear()
+    cached_runner.cache_clear()
+    load_network.cache_clear()
 
 
 @pytest.fixture
@@ -74,13 +75,15 @@ def test_the_record_is_complete_and_the_picture_shows_the_samples(run):
 
 def test_runs_of_one_process_share_the_network(run, monkeypatch):
     calls, load = [], pndm.models.load
-    monkeypatch.setattr(worker.models, "load", lambda *a, **k: calls.append(a) or load(*a, **k))
+    monkeypatch.setattr(
+        pndm.models.checkpoints, "load", lambda *a, **k: calls.append(a) or load(*a, **k)
+    )
     first, _ = run("solver=ddim")
     run("solver=plms")
     assert len(calls) == 1
     run("schedule=cosine")
     again, _ = run("solver=ddim", "overwrite=true")
-    assert len(calls) == 3 and again["fid"] == first["fid"]
+    assert len(calls) == 2 and again["fid"] == first["fid"]
 
 
 def test_kid_and_precision_recall_are_options(run):
@@ -233,7 +236,7 @@ def test_fid_does_not_depend_on_how_images_were_cut_into_shards(run, monkeypatch
 def test_a_damaged_shard_is_reported_and_made_again(run, tmp_path, capsys, damage):
     _, folder = run("save_images=npz")
     before = stored(folder)
-    (shard,) = (tmp_path / "outputs" / "shards").rglob("images/*.shard")
+    (shard,) = (tmp_path / "outputs" / "shards").rglob("images/*.npz")
     shard.write_bytes(damage(shard.read_bytes()))
     (folder / "metrics.json").unlink()
     record, _ = run("save_images=npz")
@@ -376,7 +379,7 @@ def test_a_shard_in_the_place_of_another_is_made_again(run, monkeypatch, capsys)
     monkeypatch.setattr("pndm.runs.shards.SHARD", 8)
     _, folder = run("save_images=npz", "samples=24")
     expected = stored(folder)
-    shards = sorted(folder.parents[2].rglob("images/*.shard"))
+    shards = sorted(folder.parents[2].rglob("images/*.npz"))
     shards[1].write_bytes(shards[0].read_bytes())
     (folder / "metrics.json").unlink()
     _, folder = run("save_images=npz", "samples=24")
@@ -390,7 +393,7 @@ def test_workers_end_with_the_run_that_started_them(tmp_path, how):
     """At once where it can tell them, else after the shard that they are making."""
     arguments = ["samples=6000", "steps=60", "solver=ddim", "wandb.mode=disabled", "processes=2"]
     process = start(arguments, tmp_path)
-    wait_for(lambda: list(tmp_path.rglob("images/*.shard")), process)
+    wait_for(lambda: list(tmp_path.rglob("images/*.npz")), process)
     process.send_signal(how)
     process.communicate()
     assert process.returncode == (130 if how == signal.SIGTERM else -how)
@@ -405,7 +408,7 @@ def test_workers_end_with_the_run_that_started_them(tmp_path, how):
     end = time.monotonic() + 120
     while left() and time.monotonic() < end:
         time.sleep(0.5)
-    assert not left() and len(list(tmp_path.rglob("images/*.shard"))) < 12
+    assert not left() and len(list(tmp_path.rglob("images/*.npz"))) < 12
 
 
 def test_a_sweep_makes_every_cell_and_ends_with_its_records(tmp_path):
@@ -423,13 +426,13 @@ def test_a_sweep_makes_every_cell_and_ends_with_its_records(tmp_path):
 def test_interrupted_runs_leave_nothing_half_written_and_go_on(tmp_path):
     arguments = ["samples=3000", "steps=40", "solver=ddim", "wandb.mode=disabled"]
     process = start(arguments, tmp_path)
-    wait_for(lambda: list(tmp_path.rglob("images/*.shard")), process)
+    wait_for(lambda: list(tmp_path.rglob("images/*.npz")), process)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
     assert process.returncode == 130 and "interrupted" in err and "Traceback" not in err
     (status,) = tmp_path.rglob("status.json")
     assert json.loads(status.read_text())["status"] == "interrupted"
     assert not list(tmp_path.rglob("*.partial"))
-    kept = times(tmp_path, "images/*.shard")
+    kept = times(tmp_path, "images/*.npz")
     finish(start(arguments, tmp_path))
-    assert kept.items() <= times(tmp_path, "images/*.shard").items()
+    assert kept.items() <= times(tmp_path, "images/*.npz").items()

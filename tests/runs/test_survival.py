@@ -36,11 +36,11 @@ def test_twenty_kills_leave_the_result_as_it_would_have_been(undisturbed, tmp_pa
         time.sleep(chance.uniform(1, 14))
         process.kill()
         process.communicate()
-        shards = times(tmp_path, "images/*.shard")
+        shards = times(tmp_path, "images/*.npz")
         assert seen.items() <= shards.items()  # none was lost or made again
         seen = shards
     finish(start(DDIM, tmp_path))
-    assert seen.items() <= times(tmp_path, "images/*.shard").items()
+    assert seen.items() <= times(tmp_path, "images/*.npz").items()
     assert_same(result(tmp_path), undisturbed)
 
 
@@ -59,7 +59,7 @@ def test_the_shards_of_a_killed_worker_are_made_by_others(undisturbed, tmp_path)
     while victim is None:
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
-        if list(tmp_path.rglob("images/*.shard")):
+        if list(tmp_path.rglob("images/*.npz")):
             children = psutil.Process(process.pid).children(recursive=True)
             workers = [c for c in children if "pndm.runs.worker" in c.cmdline() and is_worker(c)]
             victim = workers[0] if workers else None
@@ -93,7 +93,7 @@ def test_tasks_of_a_slurm_step_share_the_work(undisturbed, tmp_path, processes):
     tasks = [start(arguments, tmp_path, SLURM_PROCID=task, **STEP) for task in "01"]
     made = {}
     while any(task.poll() is None for task in tasks):
-        shards = times(tmp_path, "*.shard")
+        shards = times(tmp_path, "shards/*/*/*.npz")
         assert made.items() <= shards.items()  # none was made twice
         made = shards
         time.sleep(0.02)
@@ -107,7 +107,7 @@ def test_a_task_takes_over_what_another_one_began(undisturbed, tmp_path):
     first = start(DDIM, tmp_path, SLURM_PROCID="0", **STEP)
     wait_for(lambda: list(tmp_path.rglob("status.json")), first)
     second = start(DDIM, tmp_path, SLURM_PROCID="1", **STEP)
-    wait_for(lambda: list(tmp_path.rglob("images/*.shard")), first)
+    wait_for(lambda: list(tmp_path.rglob("images/*.npz")), first)
     first.kill()
     first.communicate()
     finish(second)
@@ -167,8 +167,8 @@ def test_a_wrong_number_of_processes_is_refused(processes):
 
 def test_a_lock_is_held_by_one_and_freed_with_its_process(tmp_path):
     script = (
-        "import sys, time; from pathlib import Path; from pndm import records\n"
-        "with records.lock(Path(sys.argv[1])) as mine: print(mine, flush=True); time.sleep(60)"
+        "import sys, time; from pathlib import Path; from pndm._files import file_lock\n"
+        "with file_lock(Path(sys.argv[1])) as mine: print(mine, flush=True); time.sleep(60)"
     )
     path = tmp_path / "run"
     holder = subprocess.Popen(

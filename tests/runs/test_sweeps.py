@@ -1,17 +1,16 @@
 """The cells of a sweep, one after the other or elsewhere: one table, and nothing made twice."""
 
-import importlib.util
 import os
 import signal
 
 import pytest
 import torch
-from commands import ROOT, complete, finish, start, times, wait_for
+from commands import complete, finish, start, times, wait_for
 
-from pndm.config.build import process_count
 from pndm.config.compose import compose_runs
 from pndm.config.schema import to_yaml
-from pndm.runs import worker
+from pndm.runs import command, worker
+from pndm.runs.processes import assign_gpu, process_count
 from pndm.runs.worker import main
 
 SWEEP = [
@@ -44,33 +43,24 @@ def test_a_sweep_killed_and_repeated_anywhere_gives_the_same_table(
     wait_for(lambda: complete(tmp_path), process)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    cells, shards = times(tmp_path, "metrics.json"), times(tmp_path, "*.shard")
+    cells, shards = times(tmp_path, "metrics.json"), times(tmp_path, "shards/*/*/*.npz")
     assert 0 < len(cells) < 12
 
     out = finish(start(sweep, tmp_path))
     assert table(tmp_path) == undisturbed
     assert cells.items() <= times(tmp_path, "metrics.json").items()  # none was made again
-    assert shards.items() <= times(tmp_path, "*.shard").items()
+    assert shards.items() <= times(tmp_path, "shards/*/*/*.npz").items()
     rows = [line for line in out.splitlines() if line.startswith("│") and "complete" in line]
     assert len(rows) == 12
 
 
-# Graphics cards are dealt out in turn
+# GPUs are assigned in turn
 
 
 @pytest.fixture
-def two_cards(monkeypatch):
+def two_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-
-
-@pytest.fixture(scope="module")
-def command():
-    """run.py as a module."""
-    spec = importlib.util.spec_from_file_location("run", ROOT / "run.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def cell(*arguments):
@@ -79,38 +69,38 @@ def cell(*arguments):
 
 
 @pytest.mark.parametrize("launcher", ["joblib", "slurm_local"])
-def test_cells_take_the_cards_of_a_machine_in_turn(two_cards, command, launcher):
-    devices = [command.deal(cell(), launcher, number).device for number in range(3)]
+def test_cells_take_the_gpus_of_a_machine_in_turn(two_gpus, launcher):
+    devices = [assign_gpu(cell(), launcher, number).device for number in range(3)]
     assert devices == ["cuda:0", "cuda:1", "cuda:0"]
-    assert command.deal(cell("device=cpu"), launcher, 1).device == "cpu"
-    assert command.deal(cell("device=cuda:1"), launcher, 0).device == "cuda:1"
-    assert command.deal(cell("processes=auto"), launcher, 1).device == "auto"
+    assert assign_gpu(cell("device=cpu"), launcher, 1).device == "cpu"
+    assert assign_gpu(cell("device=cuda:1"), launcher, 0).device == "cuda:1"
+    assert assign_gpu(cell("processes=auto"), launcher, 1).device == "auto"
 
 
-def test_without_cards_there_is_nothing_to_deal(monkeypatch, command):
+def test_without_gpus_there_is_nothing_to_assign(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert command.deal(cell(), "joblib", 1).device == "auto"
+    assert assign_gpu(cell(), "joblib", 1).device == "auto"
 
 
-def test_tasks_of_a_node_take_its_cards_in_turn(two_cards, command, monkeypatch):
-    assert command.deal(cell(), "basic", 1).device == "auto"
+def test_tasks_of_a_node_take_its_gpus_in_turn(two_gpus, monkeypatch):
+    assert assign_gpu(cell(), "basic", 1).device == "auto"
     for task, device in enumerate(["cuda:0", "cuda:1", "cuda:0"]):
         monkeypatch.setenv("SLURM_LOCALID", str(task))
-        assert command.deal(cell(), "slurm", 5).device == device
-        assert command.deal(cell("processes=2"), "slurm", 5).device == "auto"
+        assert assign_gpu(cell(), "slurm", 5).device == device
+        assert assign_gpu(cell("processes=2"), "slurm", 5).device == "auto"
 
 
-@pytest.mark.parametrize("cards", [None, "1,3"])
-def test_cells_see_the_cards_that_their_sweep_saw(command, monkeypatch, cards):
-    monkeypatch.delenv(command.CARDS, raising=False)
-    if cards:
-        monkeypatch.setenv(command.CARDS, cards)
+@pytest.mark.parametrize("gpus", [None, "1,3"])
+def test_cells_see_the_gpus_that_their_sweep_saw(monkeypatch, gpus):
+    monkeypatch.delenv(command.VISIBLE_GPUS, raising=False)
+    if gpus:
+        monkeypatch.setenv(command.VISIBLE_GPUS, gpus)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # so does submitit's local executor
-    command.deal(cell("device=cpu"), "slurm_local", 0)
-    assert os.environ.get("CUDA_VISIBLE_DEVICES") == cards
+    command.restore_visible_gpus()
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == gpus
 
 
-def test_workers_take_the_cards_of_a_machine_in_turn(two_cards, tmp_path, monkeypatch):
+def test_workers_take_the_gpus_of_a_machine_in_turn(two_gpus, tmp_path, monkeypatch):
     settings, devices = tmp_path / "config.yaml", []
     settings.write_text(to_yaml(cell("processes=auto", "fid=off")))
     monkeypatch.setattr(worker, "process_shards", lambda job, *_: devices.append(str(job.device)))
