@@ -53,7 +53,7 @@ def unpack(content: Any, ema: bool, name: str) -> tuple[dict, Format | None, boo
     if isinstance(content, list) and content and isinstance(content[0], dict):
         packing = "ermongroup"  # [model, optimizer, epoch, step, average]
         keys = ["model", *map(str, range(1, len(content)))]
-        if len(content) > 1:
+        if len(content) > 1 and isinstance(content[-1], dict):
             keys[-1] = "ema"
         content = dict(zip(keys, content, strict=True))
     if not isinstance(content, dict):
