@@ -54,6 +54,11 @@ def load(
     entry = WEIGHTS.get(str(weights))
     path = entry.require() if entry else locations.locate(str(weights), ema)
     about, trained_on = cards.read(path), cards.trained_on(path)
+    if ema and folder_ema(path) is False:
+        raise CheckpointError(
+            f"{path} holds last weights, not their average: load the folder or file of that (named "
+            "ema), or say ema=False"
+        )
     if locations.is_index(path):
         checkpoint = join(path, ema)
     else:

@@ -5,6 +5,7 @@ Nothing here imports torch, so that a configuration can be checked at once.
 
 import hashlib
 import json
+import re
 from collections.abc import Collection
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from pndm.models.registry import HUB, WEIGHTS, CheckpointError, find
 
 INDEX = ".index"
 """What the name of a list of parts contains."""
+
+PART = re.compile(r"-\d{5}-of-\d{5}\.")
+"""What the name of one of several parts contains."""
 
 
 def members(ema: bool = True) -> list[str]:
@@ -52,6 +56,8 @@ def locate(weights: str, ema: bool = True) -> Path:
         if not path.suffix and path.name == weights:
             find(weights)
         raise CheckpointError(f"there is no file {path}")
+    if PART.search(path.name):
+        raise CheckpointError(f"{path} is one part of weights: load its folder {path.parent}")
     return path
 
 
