@@ -8,14 +8,21 @@ from PIL import Image
 from pndm._errors import InputError
 from pndm.data.databases import MissingData
 
-LISTINGS = ("list_eval_partition.txt", "list_eval_partition.csv")
+LISTINGS = (
+    *("list_eval_partition.txt", "list_eval_partition.csv"),
+    *("Eval/list_eval_partition.txt", "Anno/list_eval_partition.txt"),
+)
 """The authors' listing (name and split in a line), and Kaggle's (commas, under a header)."""
 
 FOLDERS = (
     *("img_align_celeba", "img_align_celeba/img_align_celeba"),
     *("img_align_celeba_png", "img_align_celeba_png/img_align_celeba_png"),
+    *("Img/img_align_celeba", "Img/img_align_celeba_png"),
 )
-"""Where the images lie; an archive unpacked in a folder of its name makes two of one name."""
+"""Where the images lie; an archive unpacked in a folder of its name makes two of one name.
+
+The authors' drive has the folders Anno, Eval and Img.
+"""
 
 
 def training_files(folder: Path) -> list[Path]:

@@ -48,6 +48,13 @@ def test_listings_and_folders(tmp_path, listing, place):
     assert data[1].shape == (3, 64, 64) and (data[1].float() - 2).abs().max() <= 1
 
 
+def test_the_folders_of_the_authors_drive(tmp_path):
+    portraits(tmp_path / "celeba/Img/img_align_celeba")
+    (tmp_path / "celeba/Eval").mkdir()
+    (tmp_path / "celeba/Eval/list_eval_partition.txt").write_text(TEXT)
+    assert len(datasets.celeba(root=tmp_path)) == 2
+
+
 def test_capital_suffixes(tmp_path):
     portraits(tmp_path / "celeba/img_align_celeba", "JPG")
     (tmp_path / "celeba/list_eval_partition.txt").write_text(TEXT)
