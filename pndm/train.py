@@ -235,7 +235,7 @@ def finish(cfg: Train, ema: UNet, losses: list, seconds: float, commit: str | No
         "images": "nine tenths" if cfg.holdout else "all",
         "schedule": cfg.schedule["name"],
         "timesteps": schedule.timesteps,
-        **{key: cfg.schedule[key] for key in ("beta_start", "beta_end") if key in cfg.schedule},
+        **{key: value for key, value in cfg.schedule.items() if key in ("beta_start", "beta_end")},
         "ema": cfg.recipe.ema,
         "command": " ".join(["python -m pndm.train", *sys.argv[1:]]),
         "seed": cfg.seed,

@@ -42,6 +42,12 @@ class Found:
     is_average: bool
     is_updated: bool = True
 
+    @property
+    def by_name(self) -> State:
+        """The weights by name."""
+        assert isinstance(self.state, dict)
+        return self.state
+
 
 def unpack(content: Any, ema: bool, name: str) -> tuple[dict, Format | None, bool | None]:
     """The state_dict in what a file holds, what the packing says of its format, and of averages.
@@ -58,21 +64,17 @@ def unpack(content: Any, ema: bool, name: str) -> tuple[dict, Format | None, boo
         content = dict(zip(keys, content, strict=True))
     if not isinstance(content, dict):
         raise CheckpointError(f"{name} holds a {type(content).__name__}, not a state_dict")
-    if {"current_model_state", "state_dict"} <= content.keys():  # Lightning's WeightAveraging
-        content = {**content, "ema": content["state_dict"]}
-        del content["state_dict"]
-
-    found = list(networks(content))
+    found = list(networks(_under_plain_keys(content)))
     if not found:
         return _only_state(content), packing, None
-    whole = next((one for one in found if not one.place and isinstance(one.state, dict)), None)
-    if whole is not None:
-        return dict(whole.state), packing, None
+    for one in found:
+        if not one.place and isinstance(one.state, dict):
+            return one.state, packing, None
     averages, last = _sort(found, name)
     is_training = packing is not None or any(TRAINING.search(_words(key)) for key in content)
     if not ema:
         one = _one(last, name, "an average alone: ask for that, without ema=False")
-        return one.state, packing, False if averages or is_training else None  # type: ignore[return-value]
+        return one.by_name, packing, False if averages or is_training else None
     if averages:
         one = _one(averages, name, "")
         if not one.is_updated:
@@ -80,7 +82,7 @@ def unpack(content: Any, ema: bool, name: str) -> tuple[dict, Format | None, boo
                 f"{name}: the average in {one.place} was never updated, so it holds the first "
                 "weights of the training: train longer"
             )
-        return one.state, packing, True  # type: ignore[return-value]
+        return one.by_name, packing, True
     one = _one(last, name, "")
     unread = [str(key) for key, value in content.items() if AVERAGE.search(_words(key)) and value]
     if unread:
@@ -94,7 +96,19 @@ def unpack(content: Any, ema: bool, name: str) -> tuple[dict, Format | None, boo
             f"{_listed(content)}): load those with ema=False, or make a file of them by "
             "python -m pndm.models convert FILE --last"
         )
-    return one.state, packing, None  # type: ignore[return-value]
+    return one.by_name, packing, None
+
+
+def _under_plain_keys(content: dict) -> dict:
+    """The content, its average under `ema` where a code keeps it as the weights to use.
+
+    Lightning's WeightAveraging and mmengine's EMAHook do, and move the last weights elsewhere.
+    """
+    for mark, last in (("current_model_state",) * 2, ("message_hub", "ema_state_dict")):
+        if {mark, last, "state_dict"} <= content.keys():
+            rest = {k: v for k, v in content.items() if k not in (last, "state_dict")}
+            return {**rest, "model": content[last], "ema": content["state_dict"]}
+    return content
 
 
 def networks(content: Any, place: str = "") -> Iterator[Found]:
@@ -174,13 +188,13 @@ def _sort(found: list[Found], name: str) -> tuple[list[Found], list[Found]]:
     named = []
     for one in averages:
         if isinstance(one.state, list):
-            network = _one(last, name, "averages without the names of their parameters").state
-            keys = [key for key in network if key != "sigmas"]
+            network = _one(last, name, "averages without the names of their parameters")
+            keys = [key for key in network.by_name if key != "sigmas"]
             if len(keys) != len(one.state):
                 raise CheckpointError(
                     f"{name} holds {len(one.state)} averages for {len(keys)} parameters: damaged?"
                 )
-            state = dict(zip(keys, one.state, strict=True))  # type: ignore[arg-type]
+            state = dict(zip(keys, one.state, strict=True))
             one = Found(one.place, state, True, one.is_updated)
         named.append(one)
     return named, last

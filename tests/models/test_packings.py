@@ -168,6 +168,13 @@ def test_lightning():
     refused("no moving average.*its keys are epoch.*ema=False", {**loops, "state_dict": state})
 
 
+def test_mmengine_swaps_the_two():
+    content = {"meta": {}, "message_hub": {}, "state_dict": network(2)}
+    content["ema_state_dict"] = {"steps": torch.tensor(5), **network(1, "module.")}
+    assert is_network(unpack(content, True, "file.pt")[0], 2)
+    assert is_network(unpack(content, False, "file.pt")[0], 1)
+
+
 def test_names_without_dots():
     """latent-diffusion's LitEma: buffers may have no dots."""
     flat = {f"model_ema.diffusion_model{k.replace('.', '')}": v for k, v in network(2).items()}
