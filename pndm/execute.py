@@ -11,7 +11,8 @@ from pndm.plans import Combination, Plan, Row
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 """(x [B, ...], t [B] real times of the network) -> the predicted noise e [B, ...].
 
-It may write into x and t, and into a tensor that it returned before: all are copies.
+It may write into x, and into a tensor that it returned before: both are copies. The times of a
+batch share their memory, so that a network can tell that they are one.
 """
 
 
@@ -31,7 +32,7 @@ def execute(
     clock = torch.tensor(
         plan.times, dtype=torch.promote_types(x_T.dtype, torch.float32), device=x_T.device
     )
-    times = clock[:, None].repeat(1, len(x_T)).unbind()
+    times = clock[:, None].expand(-1, len(x_T)).unbind()
     base = point = x_T
     kept: dict[int, Tensor] = {}
     for i, (row, t) in enumerate(zip(plan.rows, times, strict=True)):

@@ -40,7 +40,7 @@ def solve(
     `prediction` says what the denoiser returns: noise, data (x_0) or velocity.
     `noise(row)` gives the z of stochastic methods (see `pndm.noise.step_noise`);
     `callback(row, x)` sees the point after each row of the plan (of `pf` the end alone). The
-    denoiser may write into what it is given and into what it returned. InputError for what
+    denoiser may write into the x that it is given and into what it returned. InputError for what
     cannot be planned, an x_T of whole numbers, a missing `noise`, and a denoiser or `noise` that
     returns another shape than that of x_T.
     """

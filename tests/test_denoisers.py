@@ -55,9 +55,7 @@ class Late:
 
 
 def in_place(x, t):
-    e = network(x, t)
-    t.zero_()
-    return x.copy_(e)
+    return x.copy_(network(x, t))
 
 
 def guided(x, t):
@@ -113,6 +111,17 @@ def test_denoisers_may_do_with_their_tensors_what_they_like(name):
         assert torch.allclose(x_0, expected, rtol=0, atol=rounding), what
         assert not x_0.requires_grad and not x_T.requires_grad, what
         assert torch.equal(x_T, initial_noise(SEEDS, SHAPE)), what
+
+
+def test_the_times_of_a_batch_are_one():
+    """Whoever writes into them is told by torch what to do."""
+    with pytest.raises(RuntimeError, match=r"clone\(\) the tensor"):
+        solve(lambda x, t: network(x, t.mul_(0.5)), "ddim")
+    halved = solve(lambda x, t: network(x, t.clone().mul_(0.5)), "ddim").x_0
+    assert torch.equal(halved, solve(lambda x, t: network(x, t * 0.5), "ddim").x_0)
+    one = initial_noise([0], SHAPE)
+    once = solve(lambda x, t: network(x, t.mul_(0.5)), "plms", one).x_0
+    assert torch.equal(once, solve(lambda x, t: network(x, t * 0.5), "plms", one).x_0)
 
 
 @pytest.mark.parametrize("name", SOLVERS)

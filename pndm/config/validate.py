@@ -202,10 +202,8 @@ def require_as_trained(model: Model, settings: dict[str, Any]) -> None:
         return
     chosen = {"schedule": settings["name"], "model.prediction": model.prediction}
     chosen |= {f"schedule.{key}": value for key, value in settings.items() if key != "name"}
-    try:
+    with config_errors("model.checkpoint: "):
         said = cards.trained_on(locations.locate(model.checkpoint))
-    except InputError as error:
-        raise ConfigError(f"model.checkpoint: {error}") from None
     for key in cards.TRAINED_ON:
         name = {"schedule": key, "prediction": f"model.{key}"}.get(key, f"schedule.{key}")
         if key in said and name in chosen and said[key] != chosen[name]:
