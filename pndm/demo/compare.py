@@ -61,7 +61,8 @@ class Model:
 
     def trained(self, convention: str) -> Schedule:
         """The schedule in a convention; InputError where it has none of that name."""
-        timesteps = round(1000 / self.network.arch.time_scale)
+        timesteps = self.network.provenance.get("timesteps")
+        timesteps = timesteps or round(1000 / self.network.arch.time_scale)
         return build_schedule({"name": self.schedule, "timesteps": timesteps}, convention)
 
     def noise(self, seeds: Sequence[int]) -> Tensor:

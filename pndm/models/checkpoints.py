@@ -56,8 +56,8 @@ def load(
     about, trained_on = cards.read(path), cards.trained_on(path)
     if ema and folder_ema(path) is False:
         raise CheckpointError(
-            f"{path} holds last weights, not their average: load the folder or file of that, whose "
-            "name says ema, or say ema=False"
+            f"{path} holds last weights, not their average: load the folder or file of that, "
+            "whose name says ema, or say ema=False"
         )
     if locations.is_index(path):
         checkpoint = join(path, ema)
