@@ -21,7 +21,7 @@ MEMORY = """
 import torch
 from benchmarks.end_to_end import networks
 import pndm
-from pndm.inference import Runner
+from pndm.runs.network import Runner
 ours, theirs = networks({architecture!r})
 runner = Runner(ours, torch.device("cpu"))
 x = runner.state_of(pndm.initial_noise(range({batch}), {shape}))

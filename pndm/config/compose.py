@@ -127,7 +127,7 @@ def _conf(folder: str | None = None) -> Iterator[dict[str, list[str]]]:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             if folder is not None:
                 path = create_config_search_path(str(CONF))
-                path.append("command-line", f"file://{Path(folder).resolve()}")
+                path.prepend("command-line", f"file://{Path(folder).resolve()}", anchor="schema")
                 GlobalHydra.instance().clear()
                 Hydra.create_main_hydra2("pndm", path)
             loader = GlobalHydra.instance().config_loader()

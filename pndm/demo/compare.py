@@ -1,105 +1,108 @@
-"""Sampling by two methods from the same noise, and what the page shows of it; plain Python."""
+"""Sampling by two methods from the same noise, and pictures of the results; plain Python."""
 
 import inspect
 import io
-import math
 import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import isqrt
 from typing import Any, NamedTuple
 
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 import pndm
-from pndm import models, noise
+from pndm import models
 from pndm._errors import InputError
 from pndm.config.build import build_schedule
 from pndm.data import images
+from pndm.execute import execute
 from pndm.models.unet import UNet
+from pndm.noise import check_seed, initial_noise, step_noise
 from pndm.plans import Plan
-from pndm.schedules import Node, Schedule
+from pndm.schedules import Schedule
 from pndm.solvers import SOLVERS, Solver
 
 DIGITS = {"linear": "digits_linear", "cosine": "digits_cosine"}
-"""The networks that need no file, by their schedules."""
+"""The networks that ship with the package, by schedule."""
 
-IMAGES = 16
-"""Images at once."""
+MAX_IMAGES = 16
+"""Images in one comparison, at most."""
 
 FRAMES = 11
-"""Nodes of a path that are shown, the first and the last among them."""
+"""Nodes that the animation and the strip show, both ends included."""
 
-FINE = 200
-"""Steps of the fine solution: Heun's, 2e-4 from Heun's at every time (digits)."""
+FINE_STEPS = 200
+"""Steps of the fine solution: by Heun, 2e-4 from Heun at every whole time (digits)."""
 
 TILE = 96
 """Pixels to which small images are enlarged."""
 
-SIDE = 64
-"""Pixels of an image on the path, at most."""
+THUMBNAIL = 64
+"""Pixels of an image in the animation and the strip, at most."""
 
 METHODS = [
     name
     for name, make in SOLVERS.items()
     if make.__name__ == name and name not in ("pf", "multistep")
 ]
-"""The methods by name, without aliases, `pf` (no path) and `multistep` (which is `ipndm`)."""
+"""The methods by name, without aliases, `pf` (it has no plan) and `multistep` (`ipndm` is one)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A network, what it is called, and the schedule that it was trained on."""
+    """A network, its name, and the name of the schedule it was trained on."""
 
     name: str
     network: UNet
     schedule: str
 
-    def trained(self, convention: str) -> Schedule:
-        """The schedule in a convention; InputError where it has none of that name."""
+    def build_schedule(self, convention: str) -> Schedule:
+        """The schedule in a convention; InputError where it has no such convention."""
         timesteps = self.network.provenance.get("timesteps")
         timesteps = timesteps or round(1000 / self.network.arch.time_scale)
         return build_schedule({"name": self.schedule, "timesteps": timesteps}, convention)
 
-    def noise(self, seeds: Sequence[int]) -> Tensor:
+    def initial_noise(self, seeds: Sequence[int]) -> Tensor:
         """x_T [B, C, H, W] on the network's device."""
-        arch, weight = self.network.arch, next(self.network.parameters())
-        return noise.initial_noise(seeds, arch.image).to(weight.device)
+        weight = next(self.network.parameters())
+        return initial_noise(seeds, self.network.arch.image).to(weight.device)
 
 
 class Method(NamedTuple):
-    """One side of the page; `order` counts where a method has a choice of them."""
+    """One side of the page; `order` counts only where the method has a choice of orders."""
 
     solver: str
     steps: Any
     order: int | None = None
 
 
-START = (Method("ddim", 30), Method("plms", 21))
-"""The methods that the page begins with: 30 evaluations each."""
+DEFAULT_METHODS = (Method("ddim", 30), Method("plms", 21))
+"""What the page shows first: 30 evaluations each."""
 
 
 class Setting(NamedTuple):
-    """What both sides share; `times`, where there are any, stand for the grid and the steps."""
+    """What both sides share; `times`, unless empty, replace the grid and the steps."""
 
     schedule: str = "linear"
     grid: str = "leading"
     seeds: str = "0-15"
     convention: str = "aligned"
     times: str = ""
-    reference: bool = True
+    distance: bool = True
 
 
 class Result(NamedTuple):
-    """What one method made, and on the way.
+    """What one method made of the noise.
 
-    `samples` holds all images, `animation` (an animated PNG) their way; `strip` shows that of the
-    first one at `times`: where it stands, and below what the network expects from there.
-    `distance` to the fine solution is a root mean square over pixels in [−1, 1].
+    `samples` shows all images, `animation` (an animated PNG) their path from the noise, `strip`
+    the path of the first image: at each of `times` the state, and below it the image that the
+    network predicts from there. `distance` is to the fine solution, as a root mean square over
+    pixels in [−1, 1]; None where it is switched off or the method adds noise.
     """
 
     name: str
@@ -112,36 +115,41 @@ class Result(NamedTuple):
     distance: float | None
 
 
+Progress = Callable[[str, int, int], object]
+"""Called with what is being sampled, the evaluations done, and how many there are."""
+
+
 def compare(
     networks: dict[str, Model],
     methods: Sequence[Method],
     setting: Setting,
-    tell: Callable[[str, int, int], object] = lambda *_: None,
+    progress: Progress = lambda *_: None,
 ) -> list[Result]:
-    """Sample by each method from the same noise; `tell(what, done, of)` hears how far it is.
+    """Sample by each method from the same noise.
 
     InputError, before anything is sampled, for a value that cannot be used.
     """
     model = networks[setting.schedule]
-    schedule = model.trained(setting.convention)
+    schedule = model.build_schedule(setting.convention)
     seeds = read_seeds(setting.seeds)
     plans = [make_plan(method, schedule, setting) for method in methods]
-    x_T = model.noise(seeds)
-    model.network(x_T, x_T.new_zeros(len(x_T)))  # what a first evaluation costs is in no time
+    x_T = model.initial_noise(seeds)
+    model.network(x_T, x_T.new_zeros(len(x_T)))  # warm-up: the first call costs more
     results = []
     for plan in plans:
-        states, seconds = sample_trajectory(model, x_T, seeds, plan, schedule, tell)
+        states, seconds = sample_trajectory(model, x_T, seeds, plan, progress)
+        x_0 = states[plan.steps]
         distance = None
-        if setting.reference and not plan.stochastic:
-            tell("the fine solution", 0, 2 * FINE)
-            fine = solution(model, schedule, seeds, plan.nodes[0].time, plan.nodes[-1].time)
-            distance = (states[plan.steps] - fine).square().mean().sqrt().item()
+        if setting.distance and not plan.stochastic:
+            progress("the fine solution", 0, 2 * FINE_STEPS)
+            fine = fine_solution(model, schedule, seeds, plan.nodes[0].time, plan.nodes[-1].time)
+            distance = (x_0 - fine).square().mean().sqrt().item()
         results.append(
             Result(
                 name=title(plan),
-                samples=tiles(states[plan.steps]),
-                animation=animation(list(states.values())),
-                strip=strip(model.network, states, plan),
+                samples=tiles(x_0),
+                animation=animate(list(states.values())),
+                strip=draw_strip(model.network, states, plan),
                 times=[plan.nodes[i].time for i in states],
                 nfe=plan.nfe,
                 seconds=seconds,
@@ -152,20 +160,20 @@ def compare(
 
 
 def read_seeds(text: str) -> tuple[int, ...]:
-    """The seeds in a text such as "0-7, 42"; InputError if it is another, or has too many."""
+    """The seeds in a text such as "0-7, 42"; InputError for other text and too many seeds."""
     ranges = []
     for word in re.split(r"[,\s]+", re.sub(r"\s*-\s*", "-", text.strip(", \n"))):
-        found = re.fullmatch(r"(\d{1,19})(?:-(\d{1,19}))?", word)
-        if not found:
+        match = re.fullmatch(r"(\d{1,19})(?:-(\d{1,19}))?", word)
+        if not match:
             raise InputError(f"seeds: {word!r} is no whole number, and no range such as 0-15")
-        first, last = int(found[1]), int(found[2] or found[1])
+        first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
             raise InputError(f"seeds: the range {word} ends before it begins")
         ranges.append((first, last + 1))
     count = sum(end - first for first, end in ranges)
-    if count > IMAGES:
-        raise InputError(f"seeds: these are {count} images, but at most {IMAGES} fit the page")
-    return tuple(noise.check_seed(seed) for ends in ranges for seed in range(*ends))
+    if count > MAX_IMAGES:
+        raise InputError(f"seeds: these are {count} images, but at most {MAX_IMAGES} fit the page")
+    return tuple(check_seed(seed) for ends in ranges for seed in range(*ends))
 
 
 def read_times(text: str) -> list[float]:
@@ -180,8 +188,13 @@ def read_times(text: str) -> list[float]:
 
 
 def has_orders(solver: str) -> bool:
-    """Whether a method leaves its order to choose."""
+    """Whether a method has a choice of orders."""
     return "order" in inspect.signature(SOLVERS[solver]).parameters
+
+
+def summary(solver: str) -> str:
+    """The first line of a method's description."""
+    return (inspect.getdoc(SOLVERS[solver]) or "").split("\n")[0]
 
 
 def make_plan(method: Method, schedule: Schedule, setting: Setting) -> Plan:
@@ -203,97 +216,91 @@ def title(plan: Plan) -> str:
 
 
 def sample_trajectory(
-    model: Model,
-    x_T: Tensor,
-    seeds: Sequence[int],
-    plan: Plan,
-    schedule: Schedule,
-    tell: Callable[[str, int, int], object],
+    model: Model, x_T: Tensor, seeds: Sequence[int], plan: Plan, progress: Progress
 ) -> tuple[dict[int, Tensor], float]:
-    """Where the images stand at some nodes, evenly spread and by their index; the seconds."""
+    """The states at FRAMES evenly spread nodes, by index of the node, and the seconds it took."""
     shown = {round(plan.steps * i / (FRAMES - 1)) for i in range(FRAMES)}
     states = {0: x_T}
 
-    def see(row: int, x: Tensor) -> None:
+    def keep_state(row: int, x: Tensor) -> None:
         node = plan.rows[row].ends
         if node in shown:
             states[node] = x
-            tell(title(plan), row + 1, plan.nfe)
+            progress(title(plan), row + 1, plan.nfe)
 
-    z = noise.step_noise(seeds, x_T.shape[1:]) if plan.stochastic else None
-    began = time.perf_counter()
-    pndm.sample(
-        model.network,
-        x_T,
-        solver=plan.solver,
-        schedule=schedule,
-        grid=[node.time for node in plan.nodes],
-        noise=z,
-        callback=see,
-    ).cpu()
-    return states, time.perf_counter() - began
+    noise = step_noise(seeds, x_T.shape[1:]) if plan.stochastic else None
+    start = time.perf_counter()
+    execute(plan, model.network, x_T, noise, keep_state).cpu()
+    return states, time.perf_counter() - start
 
 
 @lru_cache(maxsize=32)
-def solution(
+def fine_solution(
     model: Model, schedule: Schedule, seeds: tuple[int, ...], start: float, end: float
 ) -> Tensor:
-    """The images to which the ODE itself leads from a time on, nearly.
+    """The images to which the ODE itself leads from a time on, very nearly.
 
-    Heun's method asks at nodes only, and these are whole times, denser towards the image: so it
-    is as fine in every convention.
+    Heun's method evaluates at nodes only. These are whole times, denser towards the image, so the
+    solution is equally fine in every convention.
     """
-    whole = {round(start * (i / FINE) ** 2) for i in range(FINE)}
+    whole = {round(start * (i / FINE_STEPS) ** 2) for i in range(FINE_STEPS)}
     nodes = sorted({t for t in whole if end < t < start} | {start, end}, reverse=True)
-    return pndm.sample(
-        model.network,
-        model.noise(seeds),
-        solver=pndm.solvers.heun(),
-        schedule=schedule,
-        grid=nodes,
-    )
+    plan = pndm.plan(pndm.solvers.heun(), schedule, grid=nodes)
+    return execute(plan, model.network, model.initial_noise(seeds))
 
 
-def animation(states: Sequence[Tensor]) -> bytes:
-    """All images from noise to the end, over and over, as an animated PNG."""
-    frames = [tiles(thumbnail(x)) for x in states]
+def animate(states: Sequence[Tensor]) -> bytes:
+    """All images from the noise to the end, in a loop, as an animated PNG."""
+    first, *others = (tiles(thumbnail(x)) for x in states)
     file = io.BytesIO()
-    pace = [*[200] * (len(frames) - 1), 1500]
-    frames[0].save(file, "PNG", save_all=True, append_images=frames[1:], duration=pace, loop=0)
+    duration = [*[200] * len(others), 1500]
+    first.save(file, "PNG", save_all=True, append_images=others, duration=duration, loop=0)
     return file.getvalue()
 
 
-def strip(network: UNet, states: dict[int, Tensor], plan: Plan) -> Image.Image:
-    """The first image at some nodes, and below it what the network expects it to become."""
+def draw_strip(network: UNet, states: dict[int, Tensor], plan: Plan) -> Image.Image:
+    """The first image at some nodes, below it the image predicted there, above it the times.
+
+    What the network predicts is x_0 = (x − √(1−ᾱ)·e)/√ᾱ.
+    """
+    nodes = [plan.nodes[i] for i in states]
     x = torch.cat([state[:1] for state in states.values()])
-    expected = [
-        predicted(network, x[i : i + 1], plan.nodes[node])
-        for i, node in enumerate(states)
-        if node < plan.steps
-    ]
-    both = thumbnail(torch.cat([x, *expected, x[-1:]]))
-    return tiles(both, columns=len(states))
+    t = x.new_tensor([node.time for node in nodes[:-1]])
+    alpha_bar = x.new_tensor([node.alpha_bar for node in nodes[:-1]]).view(-1, 1, 1, 1)
+    e = network(x[:-1], t)
+    x_0 = (x[:-1] - (1 - alpha_bar).sqrt() * e) / alpha_bar.sqrt()
+    strip = tiles(thumbnail(torch.cat([x, x_0, x[-1:]])), columns=len(nodes))
+    times = (node.time for node in nodes)
+    labels = ["the image" if t == -1 else f"t = {round(t, 1):g}" for t in times]
+    return label_columns(strip, labels)
 
 
-def predicted(network: UNet, x: Tensor, node: Node) -> Tensor:
-    """x_0 = (x − √(1−ᾱ)·e)/√ᾱ at a node."""
-    e = network(x, x.new_full((len(x),), node.time))
-    return (x - math.sqrt(1 - node.alpha_bar) * e) / math.sqrt(node.alpha_bar)
+def label_columns(picture: Image.Image, labels: Sequence[str]) -> Image.Image:
+    """A picture under a transparent band with a label above each of its columns."""
+    gray = (134, 148, 168)  # readable on white and on black
+    width = picture.width / len(labels)
+    band = round(width / 4)
+    canvas = Image.new("RGBA", (picture.width, band + picture.height), (*gray, 0))
+    canvas.paste(picture, (0, band))
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(width / 6)
+    for i, label in enumerate(labels):
+        draw.text(((i + 0.5) * width, band / 2), label, gray, font, anchor="mm")
+    return canvas
 
 
 def tiles(x: Tensor, columns: int | None = None) -> Image.Image:
     """Images side by side, enlarged to about TILE pixels each where they are smaller."""
-    columns = columns or math.isqrt(len(x) - 1) + 1
+    columns = columns or isqrt(len(x) - 1) + 1
     return images.grid(images.to_uint8(x), columns, max(1, TILE // x.shape[-1]))
 
 
 def thumbnail(x: Tensor) -> Tensor:
-    """Images [B, C, H, H] of no more than SIDE pixels."""
-    return adaptive_avg_pool2d(x, min(x.shape[-1], SIDE))
+    """Images [B, C, H, H], reduced to THUMBNAIL pixels where they are larger."""
+    return adaptive_avg_pool2d(x, min(x.shape[-1], THUMBNAIL))
 
 
 def load_digits() -> dict[str, Model]:
-    """The two networks that ship with this package, by their schedules."""
+    """The networks that ship with the package, by schedule."""
     return {
         schedule: Model(name, models.load(name), schedule) for schedule, name in DIGITS.items()
     }
@@ -302,7 +309,7 @@ def load_digits() -> dict[str, Model]:
 def load_model(
     checkpoint: str, architecture: str | None, schedule: str | None
 ) -> dict[str, Model]:
-    """One network, as `pndm.models.load` takes it; unless given its schedule is its card's."""
+    """One network as `pndm.models.load` takes it; unless given, its schedule is its card's."""
     network = models.load(checkpoint, architecture=architecture)
     if schedule is None:
         schedule = network.provenance.get("schedule", "linear")

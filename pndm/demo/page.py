@@ -1,243 +1,205 @@
-"""The page: gradio's parts, and the results as HTML."""
+"""The page: gradio's parts and their layout."""
 
-import base64
 import html
-import inspect
-import io
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, get_args
 
-from PIL import Image
+import gradio as gr
+from gradio.processing_utils import save_bytes_to_cache
+from gradio.utils import get_upload_folder
 
 from pndm import grids
 from pndm._errors import PndmError, one_line
 from pndm.demo.compare import (
+    DEFAULT_METHODS,
     DIGITS,
-    FINE,
-    IMAGES,
+    FINE_STEPS,
+    MAX_IMAGES,
     METHODS,
-    START,
-    TILE,
     Method,
     Model,
     Result,
     Setting,
     compare,
     has_orders,
+    summary,
 )
 from pndm.schedules import Convention
-from pndm.solvers import SOLVERS
-
-# The page
 
 ABOUT = """
 # Two methods, one network, the same noise
 
 A diffusion model is sampled by solving an ODE that leads from noise to an image. The two methods
-below begin at the same noise and ask the same network, so what differs is their own error: the
-**distance** (root mean square over pixels from −1 to 1) of their images to those of the ODE's fine
-solution. What they cost is the number of **evaluations** of the network (NFE): 30 for both, as set
-here at first.
+below start from the same noise and call the same network, so they differ only by their own error:
+the **distance** (root mean square over pixels from −1 to 1) of their images from those of the
+ODE's fine solution. Their cost is the number of **evaluations** of the network (NFE): 30 for both
+at first.
 """
-LOOK = """
-.gradio-container { max-width: 1180px !important; margin: auto !important; }
-.results { display: grid; grid-template-columns: 1fr 1fr; gap: 1.5rem 2.5rem; }
-.results h3 { margin: 0 0 .6rem; }
-.results figure { margin: 0; min-width: 0; }
-.results figcaption, .strip span, .hint, dt { color: var(--body-text-color-subdued); }
-.results figcaption { font-size: .85rem; margin-top: .35rem; }
-.results img { width: 100%; border-radius: 4px; }
-.pictures { display: grid; grid-template-columns: 1fr 1fr; gap: .8rem; }
-dl.numbers { display: grid; grid-template-columns: repeat(3, 1fr); gap: .8rem; margin: .9rem 0 0; }
-.numbers dt { font-size: .85rem; }
-.numbers dd { margin: 0; font-size: 1.3rem; font-variant-numeric: tabular-nums; }
-.strip { grid-column: 1 / -1; }
-.strip .times, .strip img { max-width: var(--width); }
-.strip .times { display: grid; font-size: .75rem; text-align: center; }
-.wrong { border-left: 4px solid #d55e00; padding: .7rem 1rem; font-size: 1.05rem; }
-@media (max-width: 800px) { .results { grid-template-columns: 1fr; } }
-"""
-HINT = """
-<p class="hint">Here will be the images of both methods, their way there, and what it cost.</p>
+THEME = gr.themes.Default(
+    primary_hue="blue",
+    neutral_hue="slate",
+    font=["system-ui", "sans-serif"],
+    font_mono=["system-ui", "sans-serif"],
+)
+CSS = """
+.gradio-container { width: 100%; max-width: 1180px !important; margin: auto !important; }
+#results img { object-fit: contain; }
+#results .block:not(.strip) .image-frame { width: 100%; }
+#results .strip { overflow-x: auto !important; }
+#results .strip .image-container { min-width: 750px; }
+#results .strip img { object-fit: scale-down; }
+#results .strip button { justify-content: left; }
+#results .icon-button-wrapper { display: none; }
 """
 
-
-def render(results: Sequence[Result]) -> str:
-    """The results as HTML that needs nothing but itself."""
-    return (
-        '<div class="results">'
-        + "".join(map(_column, results))
-        + "".join(map(_strip, results))
-        + "</div>"
-    )
+picture = partial(gr.Image, format="png", show_label=False, container=False, buttons=[])
+"""A picture without frame and buttons."""
 
 
-def render_error(error: BaseException) -> str:
-    """An error as one line of HTML."""
-    return f'<p class="wrong" role="alert">{html.escape(one_line(error))}</p>'
-
-
-def _column(result: Result) -> str:
-    far = "–" if result.distance is None else f"{result.distance:.4f}"
-    numbers = {
-        "evaluations (NFE)": result.nfe,
-        "seconds": f"{result.seconds:.2f}",
-        "distance": far,
-    }
-    return (
-        f'<section><h3>{result.name}</h3><div class="pictures">'
-        + _figure(_png(result.samples), f"samples of {result.name}", "samples")
-        + _figure(result.animation, f"path of {result.name}", "the way from the noise")
-        + '</div><dl class="numbers">'
-        + "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in numbers.items())
-        + "</dl></section>"
-    )
-
-
-def _strip(result: Result) -> str:
-    times = "".join(f"<span>{_time(t)}</span>" for t in result.times)
-    columns = f"grid-template-columns: repeat({len(result.times)}, 1fr)"
-    return (
-        f'<div class="strip" style="--width: {len(result.times) * (TILE + 4)}px">'
-        f"<h3>{result.name}: the first image on its way</h3>"
-        f'<div class="times" style="{columns}">{times}</div>'
-        + _figure(
-            _png(result.strip),
-            f"strip of {result.name}",
-            "above, where it stands; below, the image that the network expects from there",
-        )
-        + "</div>"
-    )
-
-
-def _time(t: float) -> str:
-    return "the image" if t == -1 else f"t = {round(t, 1):g}"
-
-
-def _figure(png: bytes, about: str, caption: str) -> str:
-    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    return f'<figure><img src="{source}" alt="{about}"><figcaption>{caption}</figcaption></figure>'
-
-
-def _png(image: Image.Image) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
-
-
-def build(networks: dict[str, Model], device: str) -> Any:
-    """The page, as the Blocks of gradio; the first network is chosen."""
-    import gradio as gr
-
-    orders: list[tuple[str, int | None]] = [
-        ("the usual", None),
-        *((f"{n}", n) for n in range(1, 5)),
-    ]
-    sides = []
-    with gr.Blocks(title="pndm") as page:
+def build(networks: dict[str, Model], device: str) -> gr.Blocks:
+    """The page; the first network is chosen."""
+    with gr.Blocks(title="pndm", delete_cache=(3600, 3600)) as page:
         gr.Markdown(ABOUT)
         with gr.Row():
-            for side, method in zip("ab", START, strict=True):
-                with gr.Column(variant="panel"):
-                    solver = gr.Dropdown(
-                        METHODS,
-                        value=method.solver,
-                        label=f"Method {side.upper()}",
-                        info=summary(method.solver),
-                        elem_id=f"solver-{side}",
-                    )
-                    with gr.Row():
-                        steps = gr.Number(method.steps, label="Steps", elem_id=f"steps-{side}")
-                        order = gr.Dropdown(
-                            orders,
-                            value=None,
-                            label="Order",
-                            visible=False,
-                            elem_id=f"order-{side}",
-                        )
-                    solver.change(
-                        lambda name: (
-                            gr.update(info=summary(name)),
-                            gr.update(visible=has_orders(name)),
-                        ),
-                        solver,
-                        [solver, order],
-                        show_progress="hidden",
-                    )
-                    sides.append((solver, steps, order))
-        with gr.Row():
-            schedule = gr.Dropdown(
-                [(f"{model.name}, {name}", name) for name, model in networks.items()],
-                label="Network and schedule",
-                info="The variances that it was trained with",
-                elem_id="schedule",
-            )
-            grid = gr.Dropdown(
-                list(grids.GRIDS),
-                label="Grid",
-                info="The times at which both methods stop",
-                elem_id="grid",
-            )
-            seeds = gr.Textbox(
-                "0-15",
-                label="Seeds",
-                info=f"One for each image, {IMAGES} at most",
-                elem_id="seeds",
-            )
-        with (
-            gr.Accordion("Convention, times of your own, distance", open=False, elem_id="more"),
-            gr.Row(),
-        ):
-            convention = gr.Dropdown(
-                list(get_args(Convention)),
-                label="Convention",
-                info="Which ᾱ belongs to a time, and where the end is",
-                elem_id="convention",
-            )
-            times = gr.Textbox(
-                "",
-                label="Times",
-                info="Your own, descending, instead of grid and steps: 999, 600, 300, 0, -1",
-                elem_id="times",
-            )
-            reference = gr.Checkbox(
-                device == "cuda" or networks.keys() == DIGITS.keys(),
-                label="Distance to the fine solution",
-                info=f"Costs up to {2 * FINE} evaluations, once for the same seeds",
-                elem_id="reference",
-            )
+            sides = [_method_inputs(side, DEFAULT_METHODS[i]) for i, side in enumerate("AB")]
+        shared = _setting_inputs(networks, device)
         button = gr.Button("Compare", variant="primary", elem_id="compare")
-        output = gr.HTML(HINT, elem_id="output")
-        shared = (schedule, grid, seeds, convention, times, reference)
+        table = gr.Dataframe(
+            headers=["method", "NFE", "seconds", "distance"],
+            interactive=False,
+            buttons=[],
+            elem_id="numbers",
+        )
+        with gr.Column(visible=False, elem_id="results") as results:
+            outputs: list[Any] = [results, table]
+            with gr.Row():
+                for _ in sides:
+                    with gr.Column():
+                        outputs.append(gr.Markdown())
+                        with gr.Row():
+                            outputs.append(picture(alt_text="samples"))
+                            outputs.append(picture(alt_text="path from the noise"))
+            for _ in sides:
+                outputs += [gr.Markdown(), picture(alt_text="strip", elem_classes="strip")]
 
-        bar = gr.Progress()
-
-        def press(values: dict, progress=bar) -> str:
-            """The results, or one line that says what is wrong."""
-            methods = [
-                Method(values[solver], values[steps], values[order])
-                for solver, steps, order in sides
-            ]
+        def run(values: dict, progress: gr.Progress = gr.Progress()) -> list:  # noqa: B008
+            """Compare the two methods."""
+            methods = [Method(*(values[part] for part in side)) for side in sides]
             setting = Setting(*(values[part] for part in shared))
 
-            def tell(what: str, done: int, of: int) -> None:
-                progress((done, of), desc=what, unit="evaluations")
+            def report(what: str, done: int, total: int) -> None:
+                progress((done, total), desc=what, unit="evaluations")
 
             try:
-                return render(compare(networks, methods, setting, tell))
-            except PndmError as error:
-                return render_error(error)
+                return render(compare(networks, methods, setting, report))
+            except Exception as error:
+                raise render_error(error) from error
 
         gr.on(
-            [button.click, seeds.submit],
-            press,
+            [button.click, shared[2].submit],  # or Enter in the seeds
+            run,
             {*(part for side in sides for part in side), *shared},
-            output,
+            outputs,
             api_name="compare",
-        )
+            show_progress_on=table,
+        ).failure(lambda: gr.Column(visible=False), None, results, api_visibility="private")
     return page
 
 
-def summary(solver: str) -> str:
-    """The first line of a method's description."""
-    return (inspect.getdoc(SOLVERS[solver]) or "").split("\n")[0]
+def _method_inputs(side: str, method: Method) -> tuple[gr.Dropdown, gr.Number, gr.Dropdown]:
+    """The inputs of one side: those of a `Method`, in its order."""
+    with gr.Column(variant="panel"):
+        solver = gr.Dropdown(
+            METHODS,
+            value=method.solver,
+            label=f"Method {side}",
+            info=summary(method.solver),
+            elem_id=f"solver-{side.lower()}",
+        )
+        with gr.Row():
+            steps = gr.Number(method.steps, label="Steps", elem_id=f"steps-{side.lower()}")
+            order = gr.Dropdown(
+                [("the usual", None), *((f"{n}", n) for n in range(1, 5))],
+                value=None,
+                label="Order",
+                visible=False,
+                elem_id=f"order-{side.lower()}",
+            )
+    solver.change(
+        lambda name: (gr.Dropdown(info=summary(name)), gr.Dropdown(visible=has_orders(name))),
+        solver,
+        [solver, order],
+        show_progress="hidden",
+        api_visibility="private",
+    )
+    return solver, steps, order
+
+
+def _setting_inputs(networks: dict[str, Model], device: str) -> tuple[Any, ...]:
+    """The inputs of both sides: those of a `Setting`, in its order."""
+    with gr.Row():
+        schedule = gr.Dropdown(
+            [(f"{model.name}, {name}", name) for name, model in networks.items()],
+            label="Network and schedule",
+            info="The variances that it was trained with",
+            elem_id="schedule",
+        )
+        grid = gr.Dropdown(
+            list(grids.GRIDS),
+            label="Grid",
+            info="The times at which both methods stop",
+            elem_id="grid",
+        )
+        seeds = gr.Textbox(
+            "0-15",
+            label="Seeds",
+            info=f"One for each image, {MAX_IMAGES} at most",
+            elem_id="seeds",
+        )
+    with (
+        gr.Accordion("Convention, your own times, distance", open=False, elem_id="more"),
+        gr.Row(),
+    ):
+        convention = gr.Dropdown(
+            list(get_args(Convention)),
+            label="Convention",
+            info="Which ᾱ belongs to a time, and where the end is",
+            elem_id="convention",
+        )
+        times = gr.Textbox(
+            "",
+            label="Times",
+            info="Your own, descending, instead of grid and steps: 999, 600, 300, 0, -1",
+            elem_id="times",
+        )
+        distance = gr.Checkbox(
+            device == "cuda" or networks.keys() == DIGITS.keys(),
+            label="Distance to the fine solution",
+            info=f"Costs up to {2 * FINE_STEPS} evaluations, once for the same seeds",
+            elem_id="distance",
+        )
+    return schedule, grid, seeds, convention, times, distance
+
+
+def render(results: Sequence[Result]) -> list:
+    """The values of the outputs: the results shown, their table, headings and pictures."""
+    table = []
+    for result in results:
+        distance = "–" if result.distance is None else f"{result.distance:.4f}"
+        table.append([result.name, str(result.nfe), f"{result.seconds:.2f}", distance])
+    values: list[Any] = [gr.Column(visible=True), table]
+    for result in results:
+        path = save_bytes_to_cache(result.animation, "path.png", get_upload_folder())
+        values += [f"### {result.name}: samples and path", result.samples, path]
+    for result in results:
+        heading = f"### {result.name}: the first image; below, what the network predicts"
+        values += [heading, result.strip]
+    return values
+
+
+def render_error(error: Exception) -> gr.Error:
+    """The gradio error for an error: one line for a `PndmError`, a traceback for a bug."""
+    if isinstance(error, PndmError):
+        return gr.Error(html.escape(one_line(error)), print_exception=False)
+    return gr.Error("internal error: the terminal shows where")

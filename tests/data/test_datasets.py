@@ -144,7 +144,7 @@ def test_the_data_folder_can_be_chosen(monkeypatch, tmp_path):
     assert datasets.data_root() == tmp_path / "home" / "data"
     monkeypatch.setenv("PNDM_DATA", str(tmp_path / "elsewhere"))
     assert datasets.data_root() == tmp_path / "elsewhere"
-    with pytest.raises(ValueError, match="no dataset 'digit': there are digits, cifar10"):
+    with pytest.raises(ValueError, match="no dataset 'digit', did you mean digits.; there are digits, cifar10"):
         datasets.source("digit")
 
 

@@ -1,6 +1,7 @@
-"""The page of two methods: what it computes, without it; then itself, in a real browser."""
+"""The web demo: what it computes, without the page; then the page, in a real browser."""
 
 import contextlib
+import importlib
 import io
 import json
 import math
@@ -16,32 +17,34 @@ import torch
 from PIL import Image
 
 import pndm
+from pndm._errors import InputError
 from pndm.data import images
 from pndm.demo.__main__ import main
 from pndm.demo.compare import (
+    DEFAULT_METHODS,
     DIGITS,
-    FINE,
+    FINE_STEPS,
     FRAMES,
     METHODS,
-    SIDE,
-    START,
+    THUMBNAIL,
     Method,
     Model,
     Setting,
-    animation,
+    animate,
     compare,
+    fine_solution,
+    label_columns,
     load_digits,
     load_model,
     read_seeds,
-    solution,
+    summary,
     thumbnail,
     tiles,
 )
-from pndm.demo.page import render, render_error, summary
 from pndm.models.registry import find
 from pndm.solvers import SOLVERS
 
-QUICK = Setting(seeds="3-4", reference=False)
+QUICK = Setting(seeds="3-4", distance=False)
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +52,18 @@ def networks():
     return load_digits()
 
 
+@pytest.fixture(scope="module")
+def page_module():
+    """pndm.demo.page, which imports gradio."""
+    pytest.importorskip("gradio", reason="needs gradio: pip install 'pndm[demo]'")
+    return importlib.import_module("pndm.demo.page")
+
+
 # What the page computes
 
 
 def test_the_start_is_a_fair_comparison(networks):
-    ddim, plms = compare(networks, START, Setting(seeds="0-3"))
+    ddim, plms = compare(networks, DEFAULT_METHODS, Setting(seeds="0-3"))
     assert (ddim.name, plms.name) == ("ddim, 30 steps", "plms, 21 steps")
     assert ddim.nfe == plms.nfe == 30
     assert 0 < plms.distance < ddim.distance < 0.1
@@ -80,16 +90,24 @@ def test_a_path_goes_from_the_noise_to_the_image(networks):
     assert (result.times[0], result.times[-1]) == (980, -1)
     assert result.times == sorted(result.times, reverse=True)
     tile = 96 + 2
-    assert result.strip.size == (FRAMES * tile + 2, 2 * tile + 2)
-    last = [cell(result.strip, FRAMES - 1, row) for row in (0, 1)]
+    strip = without_labels(result.strip)
+    assert strip.size == (FRAMES * tile + 2, 2 * tile + 2)
+    last = [cell(strip, FRAMES - 1, row) for row in (0, 1)]
     assert last[0] == last[1] == cell(result.samples, 0, 0)
     noise = pndm.initial_noise([3], (1, 8, 8))
-    assert cell(result.strip, 0, 0) == cell(tiles(noise), 0, 0)
+    assert cell(strip, 0, 0) == cell(tiles(noise), 0, 0)
 
     moving = Image.open(io.BytesIO(result.animation))
     assert (moving.n_frames, moving.size) == (FRAMES, result.samples.size)
     moving.seek(FRAMES - 1)
     assert moving.convert("RGB").tobytes() == result.samples.tobytes()
+
+
+def without_labels(strip):
+    """The two rows of a strip, without the transparent band of labels above them."""
+    rows = strip.crop((0, strip.height - 2 * 98 - 2, strip.width, strip.height))
+    assert rows.getchannel("A").getextrema() == (255, 255)
+    return rows.convert("RGB")
 
 
 def cell(picture, column, row, tile=98):
@@ -101,7 +119,20 @@ def test_the_network_expects_the_image_of_a_single_step(networks):
     """DDIM in one step goes to what is expected."""
     (result,) = compare(networks, [Method("ddim", None)], QUICK._replace(times="999, -1"))
     assert result.name == "ddim, 1 step" and result.times == [999, -1]
-    assert cell(result.strip, 0, 1) == cell(result.strip, 1, 1)
+    strip = without_labels(result.strip)
+    assert cell(strip, 0, 1) == cell(strip, 1, 1)
+
+
+def test_the_times_stand_above_the_strip(networks):
+    """Each in its own column, on a transparent ground."""
+    (result,) = compare(networks, [Method("ddim", None)], QUICK._replace(times="999, 12.34, -1"))
+    band = result.strip.crop((0, 0, result.strip.width, result.strip.height - 198))
+    assert band.getchannel("A").getextrema()[0] == 0
+    expected = label_columns(without_labels(result.strip), ["t = 999", "t = 12.3", "the image"])
+    assert result.strip == expected
+    for i in range(3):
+        left, top, right, bottom = band.crop((98 * i, 0, 98 * (i + 1), band.height)).getbbox()
+        assert 0 < left < right < 98 and 0 < top < bottom < band.height
 
 
 @pytest.mark.parametrize("steps", [1, 4])
@@ -121,21 +152,24 @@ def test_the_order_counts_where_there_is_a_choice(networks):
     assert ddim.samples == same.samples
 
 
-def test_a_method_that_adds_noise_has_no_distance_but_seeds(networks):
-    setting = QUICK._replace(reference=True)
+def test_a_method_that_adds_noise_has_no_distance_but_seeds(networks, page_module):
+    setting = QUICK._replace(distance=True)
     one, other = compare(networks, [Method("ddpm", 5)] * 2, setting)
     assert one.distance is other.distance is None
     assert one.samples == other.samples
-    assert "<dd>–</dd>" in render([one, other])
+    _, table, *_ = page_module.render([one, other])
+    assert [line[0] for line in table] == ["ddpm, 5 steps"] * 2
+    assert [line[1] for line in table] == ["5", "5"]
+    assert [line[3] for line in table] == ["–", "–"]
 
 
 def test_the_fine_solution_is_kept(networks):
-    heard = []
-    setting = QUICK._replace(seeds="77", reference=True)
+    calls = []
+    setting = QUICK._replace(seeds="77", distance=True)
     for _ in range(2):
-        compare(networks, [Method("ddim", 10)], setting, lambda *words: heard.append(words))
-    assert heard[FRAMES - 1] == ("the fine solution", 0, 2 * FINE)
-    assert solution.cache_info().hits >= 1
+        compare(networks, [Method("ddim", 10)], setting, lambda *call: calls.append(call))
+    assert calls[FRAMES - 1] == ("the fine solution", 0, 2 * FINE_STEPS)
+    assert fine_solution.cache_info().hits >= 1
 
 
 @pytest.mark.slow
@@ -144,19 +178,19 @@ def test_the_fine_solution_is_kept(networks):
 def test_the_fine_solution_is_fine(networks, schedule, convention):
     """It lies where Heun's method at every time leads."""
     model = networks[schedule]
-    trained = model.trained(convention)
-    solver, x_T = pndm.solvers.heun(), model.noise(range(4))
+    schedule_ = model.build_schedule(convention)
+    solver, x_T = pndm.solvers.heun(), model.initial_noise(range(4))
     whole = list(range(900, -2, -1))
-    finest = pndm.sample(model.network, x_T, solver=solver, schedule=trained, grid=whole)
-    fine = solution(model, trained, (0, 1, 2, 3), 900, -1)
+    finest = pndm.sample(model.network, x_T, solver=solver, schedule=schedule_, grid=whole)
+    fine = fine_solution(model, schedule_, (0, 1, 2, 3), 900, -1)
     assert (fine - finest).square().mean().sqrt() < 4e-4
 
 
 def test_large_images_are_shown_small():
     x = torch.rand(2, 3, 256, 256) * 2 - 1
-    assert thumbnail(x).shape == (2, 3, SIDE, SIDE)
+    assert thumbnail(x).shape == (2, 3, THUMBNAIL, THUMBNAIL)
     assert tiles(x).size == (518, 260)
-    assert len(animation([x, x])) < 100_000
+    assert len(animate([x, x])) < 100_000
 
 
 def test_seeds():
@@ -164,7 +198,7 @@ def test_seeds():
     assert read_seeds("5 5") == (5, 5)
 
 
-WRONG = {
+INVALID = {
     "no step": (Method("ddim", 0), {}, "steps is 0, but must be a whole number from 1 to 1000"),
     "too many steps": (Method("plms", 1001), {}, "steps is 1001"),
     "half a step": (Method("plms", 10.5), {}, "steps is 10.5"),
@@ -190,23 +224,61 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("case", WRONG)
+@pytest.mark.parametrize("case", INVALID)
 def test_what_cannot_be_used_is_refused_before_anything_is_sampled(networks, case):
-    method, changes, message = WRONG[case]
-    heard = []
-    with pytest.raises(ValueError, match=message) as caught:
+    method, changes, message = INVALID[case]
+    calls = []
+    with pytest.raises(InputError, match=message) as caught:
         compare(
             networks,
             [Method("ddim", 2), method],
             QUICK._replace(**changes),
-            lambda *words: heard.append(words),
+            lambda *call: calls.append(call),
         )
-    assert not heard and "\n" not in str(caught.value)
+    assert not calls and "\n" not in str(caught.value)
 
 
-def test_an_error_is_one_line_and_no_html():
-    line = render_error(ValueError("seeds: '<b>\n' is\nno number"))
-    assert "\n" not in line and "<b>" not in line and "&lt;b&gt;" in line
+def test_an_error_is_one_line_and_no_html(page_module):
+    shown = page_module.render_error(InputError("seeds: '<b>\n' is\nno number"))
+    assert shown.message == "seeds: &#x27;&lt;b&gt; &#x27; is no number"
+    assert not shown.print_exception
+
+
+def test_a_bug_is_an_internal_error_with_a_traceback(page_module):
+    shown = page_module.render_error(ValueError("shape (3,) of a <tensor>"))
+    assert shown.message.startswith("internal error") and "shape" not in shown.message
+    assert shown.print_exception
+
+
+ORDERS = {"param_2": None, "param_5": None}
+"""The usual orders; gradio's API has no default for an input whose value is None."""
+
+
+@pytest.mark.slow
+def test_a_bug_in_a_network(page_module, networks, capfd):
+    """The caller sees an internal error; the terminal shows the traceback."""
+    client = pytest.importorskip("gradio_client", reason="comes with gradio")
+
+    def broken(x, t):
+        raise ValueError("a bug <here>")
+
+    network = type("Network", (), {"__call__": staticmethod(broken)})()
+    network.arch = networks["linear"].network.arch
+    network.parameters = networks["linear"].network.parameters
+    page = page_module.build({"linear": Model("broken", network, "linear")}, "cpu")
+    _, url, _ = page.launch(quiet=True, prevent_thread_lock=True, ssr_mode=False)
+    try:
+        caller = client.Client(url, verbose=False)
+        with pytest.raises(Exception, match="internal error") as caught:
+            caller.predict(**ORDERS, api_name="/compare")
+        assert "a bug" not in str(caught.value)
+        errors = capfd.readouterr().err
+        assert "in broken" in errors and "ValueError: a bug <here>" in errors
+        with pytest.raises(Exception, match="17 images, but at most 16"):
+            caller.predict(**ORDERS, param_8="0-16", api_name="/compare")
+        assert "Traceback" not in capfd.readouterr().err
+    finally:
+        page.close()
 
 
 def test_vp_has_one_convention(networks):
@@ -234,8 +306,8 @@ def test_a_checkpoint_of_ones_own(tmp_path):
 
 def test_a_schedule_has_as_many_times_as_the_network_knows(networks):
     network = pndm.models.unet.UNet(pndm.models.registry.ARCHITECTURES["iddpm_cifar10"])
-    assert Model("iddpm", network, "cosine").trained("aligned").timesteps == 4000
-    assert networks["linear"].trained("aligned") == pndm.schedules.linear()
+    assert Model("iddpm", network, "cosine").build_schedule("aligned").timesteps == 4000
+    assert networks["linear"].build_schedule("aligned") == pndm.schedules.linear()
 
 
 @pytest.mark.parametrize(
@@ -276,6 +348,12 @@ def test_a_port_that_is_taken():
             main(["--port", port])
 
 
+def test_a_port_that_does_not_exist():
+    pytest.importorskip("gradio", reason="needs gradio: pip install 'pndm[demo]'")
+    with pytest.raises(SystemExit, match="error: cannot serve on 127.0.0.1, port 99999"):
+        main(["--port", "99999"])
+
+
 # The page in a browser
 
 FLAGS = (
@@ -287,7 +365,7 @@ FLAGS = (
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
-    """The page's own, served by a process of its own; no traceback in what this wrote."""
+    """Where the page is served, by its own process, whose output must have no traceback."""
     pytest.importorskip("gradio", reason="needs gradio: pip install 'pndm[demo]'")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -320,7 +398,7 @@ def answers(port):
 
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory):
-    """A headless Chromium that notes what it asks for."""
+    """A headless Chromium that logs its requests."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
     program, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not (program and driver):
@@ -340,6 +418,9 @@ return [...document.querySelectorAll(arguments[0])].filter(e => e.checkVisibilit
 """
 
 
+ERROR = "[data-testid=toast-text]"
+
+
 class Page:
     """The page as a person uses it; what is read is read at once, as it may be drawn again."""
 
@@ -356,10 +437,10 @@ class Page:
     def wait_for(self, selector, ready=bool, what="e.innerText"):
         """The texts as soon as they are as wanted."""
         give_up = time.monotonic() + 120
-        while not ready(found := self.texts(selector, what)):
+        while not ready(values := self.texts(selector, what)):
             assert time.monotonic() < give_up, self.texts("body")
             time.sleep(0.1)
-        return found
+        return values
 
     def find(self, selector):
         (element,) = self.browser.execute_script(VISIBLE, selector)
@@ -381,16 +462,19 @@ class Page:
         self.find("#compare").click()
 
     def results(self):
-        """The titles of results, whose pictures are there."""
-        self.wait_for("#output img", lambda w: len(w) == 6 and min(w) > 90, "e.naturalWidth")
-        return self.texts("#output section h3")
+        """The names in the table, once all pictures are there."""
+        self.wait_for("#results img", lambda w: len(w) == 6 and min(w) > 90, "e.naturalWidth")
+        return self.numbers()[::4]
 
-    def is_told(self, message):
+    def numbers(self):
+        """The cells of the table."""
+        return self.wait_for("#numbers [role=gridcell]", lambda cells: len(cells) == 8)
+
+    def shows_error(self, message):
         """Whether the page says so in one line, and shows no results."""
-        (line,) = self.wait_for(
-            "#output [role=alert]", lambda lines: any(message in line for line in lines)
-        )
-        return "\n" not in line and not self.texts("#output img")
+        lines = self.wait_for(ERROR, lambda lines: any(message in line for line in lines))
+        self.wait_for("#results img", lambda pictures: not pictures)
+        return not any("\n" in line for line in lines)
 
 
 @pytest.fixture
@@ -403,7 +487,17 @@ def test_load_and_compare(page):
     assert page.texts("h1") == ["Two methods, one network, the same noise"]
     page.compare()
     assert page.results() == ["ddim, 30 steps", "plms, 21 steps"]
-    nfe, _, far, same_nfe, _, near = page.texts("#output dd")
+    assert page.texts("#results h3") == [
+        "ddim, 30 steps: samples and path",
+        "plms, 21 steps: samples and path",
+        "ddim, 30 steps: the first image; below, what the network predicts",
+        "plms, 21 steps: the first image; below, what the network predicts",
+    ]
+    assert page.texts("#results img", "e.alt") == [
+        *["samples", "path from the noise"] * 2,
+        *["strip"] * 2,
+    ]
+    _, nfe, _, far, _, same_nfe, _, near = page.numbers()
     assert nfe == same_nfe == "30"
     assert 0 < float(near) < float(far) < 0.1
 
@@ -424,7 +518,7 @@ def test_another_method(page):
 
 
 @pytest.mark.slow
-def test_wrong_values_are_told_in_one_line_and_can_be_mended(page):
+def test_wrong_values_are_shown_in_one_line_and_can_be_mended(page):
     for name, right, wrong, message in (
         ("steps-a", "3", "0", "steps is 0, but must be a whole number from 1 to 1000"),
         ("steps-b", "3", "1001", "steps is 1001, but must be"),
@@ -434,10 +528,15 @@ def test_wrong_values_are_told_in_one_line_and_can_be_mended(page):
     ):
         page.write(name, wrong)
         page.compare()
-        assert page.is_told(message)
+        assert page.shows_error(message)
         page.write(name, right)
+    page.wait_for(ERROR, lambda lines: not lines)  # each leaves after some seconds
     page.compare()
     assert page.results() == ["ddim, 3 steps", "plms, 3 steps"]
+    assert not page.texts(ERROR)
+    page.write("seeds", "two")
+    page.compare()
+    assert page.shows_error("seeds: 'two' is no whole number")
 
 
 @pytest.mark.slow
@@ -445,19 +544,19 @@ def test_wrong_values_that_depend_on_others(page):
     page.find("#more button").click()
     page.write("times", "100, 900, -1")
     page.compare()
-    assert page.is_told("strictly descending")
+    assert page.shows_error("strictly descending")
     page.write("times", "")
     page.choose("convention", "released")
     page.choose("grid", "karras")
     page.compare()
-    assert page.is_told("use grid=leading")
+    assert page.shows_error("use grid=leading")
     page.choose("grid", "leading")
     page.choose("solver-a", "deis")
     page.wait_for("#order-a")
     page.choose("order-a", "4")
     page.write("steps-a", "3")
     page.compare()
-    assert page.is_told("deis of order 4 needs")
+    assert page.shows_error("deis of order 4 needs")
     assert "Traceback" not in page.browser.page_source
 
 
@@ -468,11 +567,11 @@ def test_it_asks_no_other_machine(page):
     events = [
         json.loads(entry["message"])["message"] for entry in page.browser.get_log("performance")
     ]
-    asked = [
+    requests = [
         event["params"]["request"]["url"]
         for event in events
         if event["method"] == "Network.requestWillBeSent"
     ]
-    web = [url for url in asked if url.startswith("http")]
+    web = [url for url in requests if url.startswith("http")]
     assert web and all(url.startswith("http://127.0.0.1:") for url in web)
     assert not [entry for entry in page.browser.get_log("browser") if entry["level"] == "SEVERE"]

@@ -295,7 +295,7 @@ def test_cells_make_the_evaluations_that_they_say():
     for cell in cells:
         assert cell.method.solver().nfe(cell.steps) == cell.nfe
         (cfg,) = (
-            compose_runs(transfer_x_gradient.words(cell))
+            compose_runs(transfer_x_gradient.arguments(cell))
             if cell in ingredients.distances()[:3]
             else (None,)
         )
