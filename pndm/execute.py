@@ -9,7 +9,11 @@ from pndm._errors import InputError
 from pndm.plans import Bound, Combination, Plan, Row
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
-"""(x [B, ...], t [B] real times of the network) -> the predicted noise e [B, ...]."""
+"""(x [B, ...], t [B] real times of the network) -> the predicted noise e [B, ...].
+
+It may write into x, and into a tensor that it returned before: both are copies. The times of a
+batch share their memory, so that a network can tell that they are one.
+"""
 
 
 @torch.no_grad()
@@ -32,18 +36,25 @@ def execute(
     base = point = x_T
     kept: dict[int, Tensor] = {}
     for i, (row, t) in enumerate(zip(plan.rows, times, strict=True)):
-        e = denoiser(point, t)
-        if not isinstance(e, Tensor) or e.shape != x_T.shape:
+        e = denoiser(point.clone(), t)
+        if not is_prediction(e, x_T):
             raise InputError(
                 f"evaluation {i} at time {row.time:g}: {shape_error('denoiser', e, x_T)}"
             )
         z = noise(i) if row.noise and noise is not None else None
         if row.noise and (not isinstance(z, Tensor) or z.shape != x_T.shape):
             raise InputError(shape_error(f"noise of row {i}", z, x_T))
-        base, point = advance(i, row, e.to(x_T.dtype), base, point, kept, z)
+        is_kept = row.keep == (0.0, 1.0) and i not in row.drop
+        e = e.to(x_T.device, x_T.dtype, copy=is_kept)
+        base, point = advance(i, row, e, base, point, kept, z)
         if callback is not None:
             callback(i, point)
     return point
+
+
+def is_prediction(e: object, x: Tensor) -> bool:
+    """Whether a denoiser returned real numbers in the shape of x."""
+    return isinstance(e, Tensor) and e.shape == x.shape and not e.is_complex()
 
 
 def shape_error(what: str, value: object, x: Tensor) -> str:

@@ -49,7 +49,11 @@ def check_seed(seed: int) -> int:
 
 def _stack(images: list[Tensor], shape: Sequence[int]) -> Tensor:
     """The images as one batch, which may have none."""
-    return torch.stack(images) if images else torch.empty(0, *shape)
+    return (
+        torch.stack(images)
+        if images
+        else torch.empty(0, *shape, dtype=torch.float32, device="cpu")
+    )
 
 
 def _normal(seed: int, shape: Sequence[int]) -> Tensor:
@@ -59,7 +63,8 @@ def _normal(seed: int, shape: Sequence[int]) -> Tensor:
     Twister takes all of a longer one; from its uniform numbers Box and Muller's are made.
     """
     if seed < 2**32:
-        return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed))
+        generator = torch.Generator("cpu").manual_seed(seed)
+        return torch.randn(tuple(shape), generator=generator, dtype=torch.float32, device="cpu")
     count = math.prod(shape)
     words = torch.frombuffer(bytearray(Random(seed).randbytes(16 * count)), dtype=torch.int64)
     uniform = (words >> 11).double() / 2**53 + 0.5  # of [0, 1)

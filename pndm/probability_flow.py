@@ -12,7 +12,7 @@ import torchode
 from torch import Tensor
 
 from pndm._errors import InputError, NonFiniteError
-from pndm.execute import shape_error
+from pndm.execute import is_prediction, shape_error
 from pndm.grids import Grid, named, times
 from pndm.prediction import Prediction, of_output
 from pndm.schedules import Node, Schedule
@@ -53,13 +53,13 @@ def integrate(
         nodes = times(grid, steps, schedule)
         start, end = nodes[0], nodes[-1]
     if not len(x_T):
-        return x_T.clone(), torch.zeros(0, dtype=torch.int64)
+        return x_T.clone(), torch.zeros(0, dtype=torch.int64, device="cpu")
     first, last = schedule.node(start), schedule.node(max(end, 0.0))
     u_first, u_last = schedule.log_node(first.time), schedule.log_node(last.time)
 
     def evaluate(t: Tensor, x: Tensor) -> Tensor:
-        e = denoiser(x.view(x_T.shape).to(x_T.dtype), t)
-        if not isinstance(e, Tensor) or e.shape != x_T.shape:
+        e = denoiser(x.view(x_T.shape).to(x_T.dtype, copy=True), t)
+        if not is_prediction(e, x_T):
             raise InputError(shape_error("denoiser", e, x_T))
         return e.to(x).reshape(x.shape)
 
@@ -83,8 +83,11 @@ def integrate(
     begin = torch.full((len(x_T),), u_first, dtype=clock, device=x_T.device)
     stop = torch.full_like(begin, u_last)
     term = torchode.ODETerm(slope)
-    method = torchode.Dopri5(term=term)
-    control = torchode.IntegralController(atol=solver.atol, rtol=solver.rtol, term=term)
+    with torch.device("cpu"):  # whatever the defaults of device and dtype are
+        method = torchode.Dopri5(term=term)
+        control = torchode.IntegralController(atol=solver.atol, rtol=solver.rtol, term=term)
+        control.atol = torch.tensor(solver.atol, dtype=torch.float32)
+        control.rtol = torch.tensor(solver.rtol, dtype=torch.float32)
     adjoint = torchode.AutoDiffAdjoint(method, control, max_steps=MAX_STEPS).to(x_T.device)
     problem = torchode.InitialValueProblem(
         y0=x_T.reshape(len(x_T), -1).to(clock), t_start=begin, t_end=stop, t_eval=stop[:, None]

@@ -39,8 +39,8 @@ def solve(
     `steps` steps on a named `grid`, or along the N+1 descending times that `grid` lists.
     `prediction` says what the denoiser returns: noise, data (x_0) or velocity.
     `noise(row)` gives the z of stochastic methods (see `pndm.noise.step_noise`);
-    `callback(row, x)` sees the point after each row of the plan (of `pf` the end alone). What the
-    denoiser returns is kept, not copied: it must be a new tensor each time. InputError for what
+    `callback(row, x)` sees the point after each row of the plan (of `pf` the end alone). The
+    denoiser may write into the x that it is given and into what it returned. InputError for what
     cannot be planned, an x_T of whole numbers, a missing `noise`, and a denoiser or `noise` that
     returns another shape than that of x_T.
     """
@@ -58,7 +58,7 @@ def solve(
         return Solution(x_0, nfe)
     rows = plan(solver, schedule, steps, grid, prediction)
     x_0 = execute(rows, denoiser, x_T, noise, callback)
-    return Solution(x_0, torch.full((len(x_T),), rows.nfe))
+    return Solution(x_0, torch.full((len(x_T),), rows.nfe, dtype=torch.int64, device="cpu"))
 
 
 def sample(

@@ -69,7 +69,7 @@ def batch_indices(count: int, batch_size: int, seed: int, start: int) -> Iterato
 
 def generator(seed: int, stream: int) -> torch.Generator:
     """The random numbers of one epoch."""
-    return torch.Generator().manual_seed(noise.derive_seed("epoch", seed, stream))
+    return torch.Generator("cpu").manual_seed(noise.derive_seed("epoch", seed, stream))
 
 
 def learning_rate(iteration: int, recipe: Recipe) -> float:
@@ -235,6 +235,7 @@ def finish(cfg: Train, ema: UNet, losses: list, seconds: float, commit: str | No
         "images": "nine tenths" if cfg.holdout else "all",
         "schedule": cfg.schedule["name"],
         "timesteps": schedule.timesteps,
+        **{key: value for key, value in cfg.schedule.items() if key in ("beta_start", "beta_end")},
         "ema": cfg.recipe.ema,
         "command": " ".join(["python -m pndm.train", *sys.argv[1:]]),
         "seed": cfg.seed,

@@ -285,12 +285,19 @@ def test_the_network_is_asked_at_what_the_callback_saw(name):
 
 @pytest.mark.parametrize("name", FIXED)
 def test_memory_is_of_the_order_not_of_the_steps(name):
-    """At most seven of the network's answers are alive at any evaluation of a hundred."""
+    """At most seven of the network's answers, or copies of them, are alive at any evaluation."""
     alive, most = weakref.WeakSet(), 0
     network = mlp(size=4)
 
     class Answer(torch.Tensor):
-        """A tensor that can be told from the tensors made of it."""
+        """A tensor that can be told from the tensors made of it, but for its copies."""
+
+        @classmethod
+        def __torch_function__(cls, func, types, args=(), kwargs=None):
+            result = super().__torch_function__(func, types, args, kwargs)
+            if func is torch.Tensor.to and result is not args[0]:
+                alive.add(result)
+            return result
 
     def listening(x, t):
         nonlocal most

@@ -32,6 +32,7 @@ def validate(run: Run) -> Run:
 
     model = _model(run)
     settings = with_timesteps(run.schedule, WEIGHTS.get(model.name))
+    require_as_trained(model, settings)
     timesteps = settings["timesteps"]
     grid = list(run.grid) if isinstance(run.grid, (list, tuple)) else run.grid
     if isinstance(grid, list):
@@ -190,6 +191,26 @@ def _model(run: Run) -> Model:
             f"model={model.name} was trained on schedule={weights.schedule}, not on {name}"
         )
     return model
+
+
+def require_as_trained(model: Model, settings: dict[str, Any]) -> None:
+    """ConfigError where the card of a checkpoint says other noise, or another prediction."""
+    from pndm.models import cards, locations
+    from pndm.models.registry import HUB
+
+    if model.checkpoint is None or model.checkpoint.startswith(HUB):
+        return
+    chosen = {"schedule": settings["name"], "model.prediction": model.prediction}
+    chosen |= {f"schedule.{key}": value for key, value in settings.items() if key != "name"}
+    with config_errors("model.checkpoint: "):
+        said = cards.trained_on(locations.locate(model.checkpoint))
+    for key in cards.TRAINED_ON:
+        name = {"schedule": key, "prediction": f"model.{key}"}.get(key, f"schedule.{key}")
+        if key in said and name in chosen and said[key] != chosen[name]:
+            raise ConfigError(
+                f"model.checkpoint={model.checkpoint} was trained with {name}={said[key]}, as "
+                f"its card says, not {chosen[name]}: add {name}={said[key]}"
+            )
 
 
 def _size(image: tuple[int, ...]) -> str:

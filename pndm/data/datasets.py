@@ -4,7 +4,6 @@ Nothing is downloaded here: where files are missing, one line says which and whe
 """
 
 import hashlib
-import io
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,25 +16,18 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pndm._errors import InputError, MissingFile, lookup
+from pndm._errors import InputError, lookup
 from pndm._files import cache_dir
+from pndm.data import decode
+from pndm.data.celeba import crop_face, training_files
+from pndm.data.databases import Lmdb, MissingData
+from pndm.data.decode import BadImage, open_image, rgb
+from pndm.data.folders import SUFFIXES, image_files
+
+__all__ = ["DATASETS", "SUFFIXES", "BadImage", "MissingData", "Source", "source"]
 
 Part = Literal["all", "train", "holdout"]
 """All images of the split that the paper uses, a fixed random tenth of them, or the other nine."""
-
-
-class MissingData(MissingFile):
-    """The files of a dataset are not there; the message says what to fetch, in one line."""
-
-
-class BadImage(InputError):
-    """A file that is no readable image, or of the wrong size; one line that names it."""
-
-    def __init__(self, message: str) -> None:
-        # A process that loads images for another hands its errors over with their traceback in
-        # front; only the last line is for people.
-        last = message.strip().splitlines()[-1]
-        super().__init__(last.removeprefix(f"{__name__}.{type(self).__name__}: "))
 
 
 class TensorImages(Dataset[Tensor]):
@@ -67,12 +59,8 @@ class ImageFiles(Dataset[Tensor]):
 
     def __getitem__(self, index: int) -> Tensor:
         key = self.keys[index]
-        try:
-            with Image.open(self.read(key)) as image:
-                pixels = np.array(self.prepare(image.convert("RGB")))
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            reason = " ".join(str(error).split())
-            raise BadImage(f"{key} is not a readable image ({reason}): replace it") from None
+        with open_image(self.read(key), key) as image:
+            pixels = np.array(self.prepare(rgb(image, key)))
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
@@ -83,7 +71,7 @@ def data_root() -> Path:
 
 def indices(count: int, part: Part) -> Tensor:
     """Which of `count` images belong to a part, ascending; InputError for no such part."""
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(count, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
     tenth = -(-count // 10)
     parts = {"all": order, "train": order[tenth:], "holdout": order[:tenth]}
     if part not in parts:
@@ -133,23 +121,8 @@ def cifar10(part: Part = "all", root: Path | None = None) -> TensorImages:
 
 def celeba(part: Part = "all", root: Path | None = None) -> ImageFiles:
     """The 162,770 training images of aligned CelebA, cropped to 128×128 and resized to 64×64."""
-    folder = (root or data_root()) / "celeba"
-    listing, images = folder / "list_eval_partition.txt", folder / "img_align_celeba"
-    if not listing.exists() or not images.is_dir():
-        raise MissingData(
-            f"celeba is missing: fetch img_align_celeba.zip and list_eval_partition.txt from "
-            f"https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html into {folder} and unpack the zip"
-        )
-    rows = (line.split() for line in listing.read_text().splitlines() if line.strip())
-    files = [images / name for name, split in rows if split == "0"]
+    files = training_files((root or data_root()) / "celeba")
     return ImageFiles([files[i] for i in indices(len(files), part)], str, crop_face)
-
-
-def crop_face(image: Image.Image) -> Image.Image:
-    """A 178×218 portrait's rows 57…184 and columns 25…152, resized to 64×64, bilinear."""
-    if image.size != (178, 218):
-        raise OSError(f"{image.width}×{image.height} pixels, aligned CelebA has 178×218")
-    return image.crop((25, 57, 153, 185)).resize((64, 64), Image.Resampling.BILINEAR)
 
 
 def lsun_bedroom(part: Part = "all", root: Path | None = None) -> ImageFiles:
@@ -163,14 +136,17 @@ def lsun_church(part: Part = "all", root: Path | None = None) -> ImageFiles:
 
 
 def _lsun(name: str, part: Part, root: Path | None) -> ImageFiles:
-    folder = (root or data_root()) / name
-    if not (folder / "data.mdb").exists():
+    place = (root or data_root()) / name
+    folder = next((d for d in (place, place / name) if (d / "data.mdb").exists()), None)
+    if folder is None:
         raise MissingData(
-            f"{folder} is missing: fetch http://dl.yf.io/lsun/scenes/{name}.zip "
-            f"and unpack it in {folder.parent}"
+            f"{place} is missing: fetch http://dl.yf.io/lsun/scenes/{name}.zip "
+            f"and unpack it in {place.parent}"
         )
     scenes = Lmdb(folder)
     keys = scenes.keys()
+    if not keys:
+        raise BadImage(f"{folder} holds no images: get it again")
     return ImageFiles([keys[i] for i in indices(len(keys), part)], scenes, resize_and_crop)
 
 
@@ -181,46 +157,12 @@ def resize_and_crop(image: Image.Image) -> Image.Image:
     return functional.center_crop(functional.resize(image, 256), 256)
 
 
-class Lmdb:
-    """The values of an LMDB folder by key, opened anew in every process that reads."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.opened: tuple[int, Any] | None = None
-
-    def environment(self) -> Any:
-        try:
-            import lmdb
-        except ImportError:
-            raise MissingData("LSUN is read with lmdb: pip install 'pndm[data]'") from None
-        if self.opened is None or self.opened[0] != os.getpid():
-            opened = lmdb.open(str(self.folder), readonly=True, lock=False, readahead=False)
-            self.opened = os.getpid(), opened
-        return self.opened[1]
-
-    def keys(self) -> list[bytes]:
-        """All keys, in their order."""
-        with self.environment().begin() as transaction:
-            return list(transaction.cursor().iternext(keys=True, values=False))
-
-    def __call__(self, key: bytes) -> io.BytesIO:
-        with self.environment().begin() as transaction:
-            return io.BytesIO(transaction.get(key))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "opened": None}
-
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
-"""What the files of `folder` may be called."""
-
-
 def folder(part: Part = "all", root: Path | None = None) -> ImageFiles:
     """All images below a directory, in the order of their paths, as they are; of one size."""
-    root = Path(root or data_root() / "folder")
+    root = Path(root or data_root() / "folder").expanduser()
     if not root.is_dir():
         raise MissingData(f"there is no directory {root}: give one with images as root")
-    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
+    files = image_files(root)
     if len(files) < 2:
         raise BadImage(f"{root} has {len(files)} images, two at least make a dataset")
     first = _size(files[0])
@@ -240,13 +182,8 @@ def unchanged(image: Image.Image) -> Image.Image:
 
 def _size(path: Path) -> tuple[int, int]:
     """Width and height, from a file's first bytes."""
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BadImage(
-            f"{path} is not a readable image ({type(error).__name__}): replace it"
-        ) from None
+    with open_image(path, path) as image:
+        return decode.size(image, path)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,8 @@ def grid(images: Tensor, columns: int | None = None, scale: int | None = None) -
     scale = scale or max(1, 48 // height)
     tiles = images.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
     height, width = height * scale, width * scale
-    canvas = torch.full((3, rows * (height + 2) + 2, columns * (width + 2) + 2), 255).byte()
+    size = (3, rows * (height + 2) + 2, columns * (width + 2) + 2)
+    canvas = torch.full(size, 255, dtype=torch.uint8, device="cpu")
     for i, tile in enumerate(tiles):
         top, left = 2 + (i // columns) * (height + 2), 2 + (i % columns) * (width + 2)
         canvas[:, top : top + height, left : left + width] = tile.cpu()

@@ -21,7 +21,6 @@ from pndm._errors import InputError
 from pndm.config.build import build_schedule
 from pndm.data import images
 from pndm.execute import execute
-from pndm.models.registry import WEIGHTS
 from pndm.models.unet import UNet
 from pndm.noise import check_seed, initial_noise, step_noise
 from pndm.plans import Plan
@@ -64,7 +63,8 @@ class Model:
 
     def build_schedule(self, convention: str) -> Schedule:
         """The schedule in a convention; InputError where it has no such convention."""
-        timesteps = round(1000 / self.network.arch.time_scale)
+        timesteps = self.network.provenance.get("timesteps")
+        timesteps = timesteps or round(1000 / self.network.arch.time_scale)
         return build_schedule({"name": self.schedule, "timesteps": timesteps}, convention)
 
     def initial_noise(self, seeds: Sequence[int]) -> Tensor:
@@ -309,8 +309,8 @@ def load_digits() -> dict[str, Model]:
 def load_model(
     checkpoint: str, architecture: str | None, schedule: str | None
 ) -> dict[str, Model]:
-    """One network as `pndm.models.load` takes it; its schedule is the registry's unless given."""
+    """One network as `pndm.models.load` takes it; unless given, its schedule is its card's."""
     network = models.load(checkpoint, architecture=architecture)
     if schedule is None:
-        schedule = WEIGHTS[checkpoint].schedule if checkpoint in WEIGHTS else "linear"
+        schedule = network.provenance.get("schedule", "linear")
     return {schedule: Model(network.provenance["name"], network, schedule)}

@@ -77,8 +77,9 @@ class Classifier(nn.Module):
 
 def load(path: Path = WEIGHTS) -> Classifier:
     """The trained classifier, in eval mode and without gradients."""
-    model = Classifier()
-    model.load_state_dict(load_file(path))
+    with torch.device("meta"):
+        model = Classifier()
+    model.load_state_dict(load_file(path), assign=True)
     return model.eval().requires_grad_(False)
 
 

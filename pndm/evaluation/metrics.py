@@ -109,7 +109,7 @@ def split_half_fid(real: Tensor, seeds: Iterable[int] = range(10)) -> dict[str, 
     n = len(real) // 2
     values = []
     for seed in seeds:
-        order = torch.randperm(len(real), generator=torch.Generator().manual_seed(seed))
+        order = torch.randperm(len(real), generator=torch.Generator("cpu").manual_seed(seed))
         a, b = (Statistics.of(real[half]) for half in (order[:n], order[n:]))
         values.append(distance(a, b))
     value = float(np.mean(values))

@@ -7,8 +7,8 @@ from importlib import import_module
 from typing import Any
 
 MODULES = (
-    *("architectures", "unet", "registry", "checkpoints", "key_maps"),
-    *("files", "download", "analytic"),
+    *("architectures", "unet", "registry", "checkpoints", "packings", "key_maps"),
+    *("cards", "locations", "files", "download", "analytic"),
 )
 """The submodules."""
 

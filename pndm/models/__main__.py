@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pndm._files import cache_dir
+from pndm.models import cards, locations
 from pndm.models.architectures import ARCHITECTURES
 from pndm.models.download import fetch
 from pndm.models.registry import WEIGHTS, CheckpointError, find
@@ -32,6 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
         "--last", action="store_true", help="the last weights, not their moving average"
     )
     command.add_argument("--output", type=Path, default=Path(), help="a folder; default: here")
+    command.add_argument(
+        "--overwrite", action="store_true", help="replace files that are there, but no input"
+    )
     options = vars(parser.parse_args(arguments))
     try:
         COMMANDS[options.pop("command")](**options)
@@ -61,16 +65,64 @@ def get(name: list[str]) -> None:
 
 
 def convert(
-    file: list[str], architecture: str | None, format: str, last: bool, output: Path
+    file: list[str],
+    architecture: str | None,
+    format: str,
+    last: bool,
+    output: Path,
+    overwrite: bool,
 ) -> None:
-    """Write weights of any format as ours and print where they are."""
+    """Write weights of any format as ours and print where they are.
+
+    CheckpointError, before anything is written, where a file would be lost by it.
+    """
     from pndm.models import checkpoints
 
-    for one in file:
-        unet = checkpoints.load(one, architecture, format, ema=not last)
-        path = output / f"{unet.provenance['name']}.safetensors"
+    if output.suffix == ".safetensors" or (output.exists() and not output.is_dir()):
+        raise CheckpointError(f"--output {output} is to be a folder, not a file")
+    targets = [target(one, output, last) for one in file]
+    refuse_losses(file, targets, last, overwrite)
+    networks = [checkpoints.load(one, architecture, format, ema=not last) for one in file]
+    for unet, path in zip(networks, targets, strict=True):
         checkpoints.save(unet, path)
         print(path)
+
+
+def target(weights: str, output: Path, last: bool) -> Path:
+    """The file that weights are written to: by the name that they have in the registry or card."""
+    path = source(weights, last)
+    name = weights if weights in WEIGHTS else cards.read(path).get("name")
+    return output / f"{name or locations.name_of(weights, path)}.safetensors"
+
+
+def source(weights: str, last: bool) -> Path:
+    """The file that weights are read from."""
+    if weights in WEIGHTS:
+        return find(weights).require()
+    return locations.locate(weights, ema=not last)
+
+
+def refuse_losses(file: list[str], targets: list[Path], last: bool, overwrite: bool) -> None:
+    """CheckpointError for two inputs of one name, and for files that are there already."""
+    names = [str(path.resolve()).casefold() for path in targets]
+    inputs = {part.resolve() for one in file for part in locations.parts(source(one, last))}
+    inputs |= {path.with_suffix(".json") for path in inputs}
+    for i, (weights, path) in enumerate(zip(file, targets, strict=True)):
+        first = names.index(names[i])
+        if first != i:
+            raise CheckpointError(
+                f"{file[first]} and {weights} would both be written to {path}: convert one at a "
+                "time, each with an --output of its own"
+            )
+        for there in (path, path.with_suffix(".json")):
+            if any(there.exists() and there.samefile(one) for one in inputs if one.exists()):
+                raise CheckpointError(
+                    f"{there} belongs to the input {weights}: give another folder as --output"
+                )
+            if (there.exists() or there.is_symlink()) and not overwrite:
+                raise CheckpointError(
+                    f"{there} is there already: give another folder as --output, or --overwrite"
+                )
 
 
 COMMANDS: dict[str, Callable[..., None]] = {"list": show, "fetch": get, "convert": convert}

@@ -20,19 +20,12 @@ import torch
 from torch import Tensor
 
 from pndm._files import make_folder, read_bytes, sha256, write_atomic, write_json
-from pndm.models import files, key_maps
+from pndm.models import cards, files, key_maps, locations, packings
 from pndm.models.architectures import ARCHITECTURES, Architecture
-from pndm.models.registry import HUB, WEIGHTS, CheckpointError, Format, find
+from pndm.models.registry import WEIGHTS, CheckpointError, Format
 from pndm.models.unet import UNet
 
 State = dict[str, Tensor]
-
-MEMBERS = tuple(
-    folder + file
-    for folder in ("", "unet/")
-    for file in ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
-)
-"""Where the weights lie in a folder of diffusers, the preferred places first."""
 
 
 class Checkpoint(NamedTuple):
@@ -59,18 +52,30 @@ def load(
     CheckpointError, in one line, if anything is wrong.
     """
     entry = WEIGHTS.get(str(weights))
-    path = entry.require() if entry else locate(str(weights))
-    about, content = card(path), read_bytes(path)
-    if about.get("sha256", sha256(path)) != sha256(path):
-        raise CheckpointError(f"{path} is not the file that its card describes: get both again")
-    if entry:
-        cure = f"; delete it and run python -m pndm.models fetch {entry.name}"
-        files.verify(content, entry, str(path), cure)
-        about = {"name": entry.name, "architecture": entry.architecture, "ema": entry.ema}
-        format = entry.format if format == "auto" else format
-    elif ema:
-        refuse_last_weights(content, path)
-    checkpoint = parse(content, str(path), ema)
+    path = entry.require() if entry else locations.locate(str(weights), ema)
+    about, trained_on = cards.read(path), cards.trained_on(path)
+    if ema and folder_ema(path) is False:
+        raise CheckpointError(
+            f"{path} holds last weights, not their average: load the folder or file of that, "
+            "whose name says ema, or say ema=False"
+        )
+    if locations.is_index(path):
+        checkpoint = join(path, ema)
+    else:
+        content = read_bytes(path)
+        if about.get("sha256", sha256(path)) != sha256(path):
+            raise CheckpointError(
+                f"{path} is not the file that its card describes: get both again"
+            )
+        if entry:
+            cure = f"; delete it and run python -m pndm.models fetch {entry.name}"
+            files.verify(content, entry, str(path), cure)
+            about = {"name": entry.name, "architecture": entry.architecture, "ema": entry.ema}
+            trained_on = {"schedule": entry.schedule, "timesteps": entry.timesteps}
+            format = entry.format if format == "auto" else format
+        elif ema:
+            refuse_last_weights(content, path)
+        checkpoint = parse(content, str(path), ema)
     if format not in ("auto", checkpoint.format):
         raise CheckpointError(f"{path} is of the format {checkpoint.format}, not {format}")
     architecture = architecture or about.get("architecture")
@@ -79,12 +84,13 @@ def load(
     check_settings(path, arch)
     unet = fit(checkpoint.state, arch, f"{path} as {named or 'the architecture given'}")
     unet.provenance = {
-        "name": about.get("name", path.stem),
+        "name": about.get("name") or locations.name_of(str(weights), path),
         "architecture": named,
         "format": checkpoint.format,
-        "ema": about.get("ema") if checkpoint.ema is None else checkpoint.ema,
+        "ema": about.get("ema", folder_ema(path)) if checkpoint.ema is None else checkpoint.ema,
+        **trained_on,
         "file": path.name,
-        "sha256": sha256(path),
+        "sha256": locations.weights_sha256(path),
     }
     return unet.eval().requires_grad_(False)
 
@@ -99,43 +105,21 @@ def save(unet: UNet, path: Path) -> None:
         "name": path.stem,
         "architecture": source.pop("architecture"),
         "ema": source.pop("ema"),
+        **{key: source.pop(key) for key in cards.TRAINED_ON if key in source},
         "sha256": sha256(path),
         "source": source,
     }
     write_json(path.with_suffix(".json"), about)
 
 
-def locate(weights: str) -> Path:
-    """The file that a path or an address on the hub means."""
-    if weights.startswith(HUB):
-        return _from_hub(weights.removeprefix(HUB))
-    path = Path(weights).expanduser()
-    if path.is_dir():
-        for member in MEMBERS:
-            if (path / member).is_file():
-                return path / member
-        raise CheckpointError(f"{path} is a folder without {' or '.join(MEMBERS[:2])}")
-    if not path.is_file():
-        if not path.suffix and path.name == weights:
-            find(weights)
-        raise CheckpointError(f"there is no file {path}")
-    return path
-
-
-def card(path: Path) -> dict[str, Any]:
-    """The card beside a file, as `save` and training write it; empty where there is none."""
-    beside = path.with_suffix(".json")
-    if path.suffix != ".safetensors" or not beside.is_file():
-        return {}
-    try:
-        about = json.loads(beside.read_text())
-    except ValueError:
-        about = None
-    if not isinstance(about, dict):
-        raise CheckpointError(f"{beside} is no card of weights: mend or remove it")
-    if about.get("ema") is not None:
-        about["ema"] = bool(about["ema"])  # training writes the rate of the average
-    return about
+def folder_ema(path: Path) -> bool | None:
+    """Whether a file of diffusers is a moving average, as its place or its name says."""
+    if not path.name.startswith(cards.STEM):
+        return None
+    here = path.parent
+    if ".non_ema." in path.name or (here.name == "unet" and (here.parent / "unet_ema").is_dir()):
+        return False
+    return True if ".ema." in path.name or here.name == "unet_ema" else None
 
 
 def refuse_last_weights(content: bytes, path: Path) -> None:
@@ -151,27 +135,46 @@ def refuse_last_weights(content: bytes, path: Path) -> None:
 
 def parse(content: bytes, name: str, ema: bool = True) -> Checkpoint:
     """The state_dict in a file of any known format; the averaged one where there are two."""
-    kind = files.detect_file_type(content, name)
-    try:
-        if kind == "zip" and (member := _member(content, name)):
-            with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                packed = _tensors(archive.read(member), f"{name}:{member}")
-        else:
-            if kind == "zip":
-                _check_sums(content, name)
-            packed = _tensors(content, name)
-    except (safetensors.SafetensorError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise CheckpointError(f"{name} is truncated or damaged ({error}): get it again") from None
-    state, packing, average = _unpack(packed, ema, name)
+    return _checkpoint(_read(content, name, ema), content, name, ema)
+
+
+def join(index: Path, ema: bool = True) -> Checkpoint:
+    """The state_dict whose parts an index lists."""
+    packed: dict[Any, Any] = {}
+    for path in locations.parts(index):
+        content = read_bytes(path)
+        part = _read(content, str(path), ema)
+        if not isinstance(part, dict):
+            raise CheckpointError(f"{path} holds a {type(part).__name__}, not a state_dict")
+        packed |= part
+    return _checkpoint(packed, content, str(index), ema)
+
+
+def _checkpoint(packed: Any, content: bytes, name: str, ema: bool) -> Checkpoint:
+    """The state_dict in what was read from bytes of a file, all of it tensors."""
+    state, packing, average = packings.unpack(packed, ema, name)
     others = [k for k, v in state.items() if not isinstance(k, str) or not isinstance(v, Tensor)]
     if not state or others:
         keys = ", ".join(map(str, others[:4])) or "nothing"
         raise CheckpointError(f"{name} holds no state_dict of tensors alone, but {keys}")
-    state = {key.removeprefix("module."): value for key, value in state.items()}
     naming = key_maps.detect_format(state) or "ddpm"
-    if kind == "safetensors" and naming == "ddpm":
+    if files.detect_file_type(content, name) == "safetensors" and naming == "ddpm":
         packing = "pndm"
     return Checkpoint(state, packing or naming, average)
+
+
+def _read(content: bytes, name: str, ema: bool) -> Any:
+    """What torch.save, safetensors or an archive of a diffusers folder hold; CheckpointError."""
+    kind = files.detect_file_type(content, name)
+    try:
+        if kind == "zip" and (member := _member(content, name, ema)):
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                return _tensors(archive.read(member), f"{name}:{member}")
+        if kind == "zip":
+            _check_sums(content, name)
+        return _tensors(content, name)
+    except (safetensors.SafetensorError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise CheckpointError(f"{name} is truncated or damaged ({error}): get it again") from None
 
 
 def fit(state: State, arch: Architecture, name: str) -> UNet:
@@ -219,7 +222,7 @@ def check_settings(path: Path, arch: Architecture) -> None:
     It tells what no tensor does: all of these networks have the same shapes.
     """
     beside = path.with_name("config.json")
-    if path.name not in {Path(member).name for member in MEMBERS} or not beside.is_file():
+    if not path.name.startswith(cards.STEM) or not beside.is_file():
         return
     try:
         said = dict(json.loads(beside.read_text()))
@@ -259,41 +262,16 @@ def _architecture(architecture: str | Architecture | None, path: Path) -> Archit
     raise CheckpointError(f"{path}: {wrong}, one of {', '.join(ARCHITECTURES)}")
 
 
-def _from_hub(repository: str) -> Path:
-    for entry in WEIGHTS.values():
-        if entry.ema is False and f"/{repository}/" in entry.url:
-            raise CheckpointError(f"{repository} holds no average: ask for {entry.name} by name")
-    try:
-        from huggingface_hub import errors, hf_hub_download
-    except ImportError:
-        raise CheckpointError(f'{HUB} needs pip install "pndm[hub]"') from None
-    for member in MEMBERS:
-        try:
-            return Path(hf_hub_download(repository, member))
-        except errors.LocalEntryNotFoundError:
-            raise CheckpointError(
-                f"cannot reach the hub for {repository}, and it is not in its cache: "
-                f"get {member} of https://huggingface.co/{repository} and load that file"
-            ) from None
-        except errors.EntryNotFoundError:
-            continue
-        except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise CheckpointError(f"{HUB}{repository} cannot be had: {reason}") from None
-    raise CheckpointError(f"{HUB}{repository} holds none of {', '.join(MEMBERS)}")
-
-
-def _member(content: bytes, path: str) -> str | None:
+def _member(content: bytes, path: str, ema: bool) -> str | None:
     """The weights in an archive of a diffusers folder; None for what torch.save wrote."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         inside = archive.namelist()
     if any(name.endswith("data.pkl") for name in inside):
         return None
-    for member in MEMBERS:
-        for name in inside:
-            if f"/{name}".endswith(f"/{member}"):
-                return name
-    raise CheckpointError(f"{path} is an archive without {' or '.join(MEMBERS[:2])}")
+    member = locations.member_of(inside, ema)
+    if member is None:
+        raise CheckpointError(f"{path} is an archive without {locations.wanted()}")
+    return member
 
 
 def _tensors(content: bytes, name: str) -> Any:
@@ -317,40 +295,3 @@ def _unpickle(file: BinaryIO, name: str) -> Any:
     except Exception as error:  # torch raises whatever its readers meet in a broken file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     raise CheckpointError(f"{name} is truncated or damaged ({reason}): get it again") from None
-
-
-def _unpack(content: Any, ema: bool, path: str) -> tuple[dict, Format | None, bool | None]:
-    """The state_dict in what a file holds, what the packing says of its format, and of averages.
-
-    ermongroup: [model, optimizer, epoch, step, average]; score-SDE: {model, ema: {shadow_params:
-    [in the order of the model's parameters]}, …}; this package's training: {model, ema, …}.
-    """
-    packing: Format | None
-    average: Any
-    match content:
-        case [dict() as last, *_, dict() as average]:
-            packing = "ermongroup"
-        case [dict() as last, *_]:
-            packing, average = "ermongroup", None
-        case {"model": dict() as last, "ema": {"shadow_params": list() as shadows}}:
-            packing = "score_sde"
-            keys = [key for key in last if key.removeprefix("module.") != "sigmas"]
-            if len(keys) != len(shadows):
-                raise CheckpointError(
-                    f"{path} holds {len(shadows)} averages for {len(keys)} parameters: damaged?"
-                )
-            average = dict(zip(keys, shadows, strict=True))
-        case {"model": dict() as last}:
-            packing, average = None, content.get("ema")
-        case dict():
-            return content, None, None
-        case _:
-            raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state_dict")
-    if not ema:
-        return last, packing, False
-    if not isinstance(average, dict):
-        raise CheckpointError(
-            f"{path} holds no moving average, only last weights: load those with ema=False, or "
-            "make a file of them by python -m pndm.models convert FILE --last"
-        )
-    return average, packing, True

@@ -33,7 +33,7 @@ IMAGE_CODE = (
 )
 """Modules and packages that determine an image, given its configuration and weights."""
 
-MEASURE_CODE = ("data/datasets", "evaluation", "runs/measure")
+MEASURE_CODE = ("data", "evaluation", "runs/measure")
 """Modules and packages that determine an FID, given the images."""
 
 

@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pndm import models
 from pndm._devices import resolve_device
 from pndm._errors import MissingFile
-from pndm._files import file_state, sha256
+from pndm._files import file_state
 from pndm.config.schema import Run
 from pndm.evaluation.features import Extractor
 from pndm.evaluation.reference import evaluation_hash
-from pndm.models import registry
+from pndm.models import locations, registry
 from pndm.runs.batches import BatchSize
 from pndm.runs.identity import image_key, run_name
 from pndm.runs.network import Runner, cached_runner, load_network
@@ -37,13 +36,13 @@ class Job:
     def weights(self) -> Path:
         """The file of the weights; CheckpointError that says what to fetch if it is missing."""
         if self.cfg.model.checkpoint is not None:
-            return models.checkpoints.locate(self.cfg.model.checkpoint)
+            return locations.locate(self.cfg.model.checkpoint)
         return registry.find(self.cfg.model.name).require()
 
     @cached_property
     def key(self) -> str:
         """A hash of what determines an image (see `pndm.runs.identity`)."""
-        return image_key(self.cfg, sha256(self.weights))
+        return image_key(self.cfg, locations.weights_sha256(self.weights))
 
     @cached_property
     def folder(self) -> Path:
@@ -52,7 +51,7 @@ class Job:
         if cfg.fid != "off":
             data = cfg.dataset
             evaluation = evaluation_hash(data.name, data.extractor, data.root)
-        name = run_name(cfg, sha256(self.weights), evaluation)
+        name = run_name(cfg, locations.weights_sha256(self.weights), evaluation)
         return Path(cfg.outputs) / cfg.dataset.name / cfg.schedule["name"] / name
 
     @property
@@ -98,7 +97,8 @@ class Job:
         """What the weights are loaded by, and the state of their file."""
         model = self.cfg.model
         name = model.checkpoint or model.name
-        return name, model.architecture, model.format, file_state(self.weights)
+        state = tuple(map(file_state, locations.parts(self.weights)))
+        return name, model.architecture, model.format, state
 
     def load_weights(self) -> None:
         """Load the weights; CheckpointError if they are missing, damaged or of another network."""

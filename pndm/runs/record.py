@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from pndm._errors import InputError, PndmError, one_line
-from pndm._files import read_json, sha256, write_json
+from pndm._files import read_json, write_json
 from pndm._provenance import commit, hardware, versions
 from pndm.config.schema import Run
-from pndm.models import registry
+from pndm.models import locations, registry
 from pndm.runs.identity import code_hash
 from pndm.runs.job import Job
 
@@ -48,7 +48,7 @@ def run_metadata(job: Job) -> dict[str, Any]:
         },
         "weights": {
             "file": job.weights.name,
-            "sha256": sha256(job.weights),
+            "sha256": locations.weights_sha256(job.weights),
             "ema": None if cfg.model.checkpoint else registry.find(cfg.model.name).ema,
         },
         "key": job.key,

@@ -97,7 +97,7 @@ def _conversion(own: Clock, clock: Clock, schedule: Schedule) -> Callable[[float
 @cache
 def _gauss(points: int) -> tuple[tuple[float, float], ...]:
     """Nodes and weights of Gauss-Legendre on [0, 1], by eigenvalues (Golub & Welsch 1969)."""
-    ks = torch.arange(1, points, dtype=torch.float64)
+    ks = torch.arange(1, points, dtype=torch.float64, device="cpu")
     beside = ks / (4 * ks**2 - 1).sqrt()
     nodes, vectors = torch.linalg.eigh(torch.diag(beside, 1) + torch.diag(beside, -1))
     return tuple(zip(((1 + nodes) / 2).tolist(), vectors[0].square().tolist(), strict=True))

@@ -1,0 +1,120 @@
+"""Image files as 8-bit RGB: what a file shows is converted exactly, or refused in one line."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pndm._errors import InputError, one_line
+
+ORIENTATION = 0x0112
+BITS = 0x0102
+PHOTOMETRIC = 0x0106
+"""Tags of EXIF and TIFF."""
+
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns an image of each EXIF orientation upright; from 5 on, height and width change."""
+
+SIXTEEN_BITS = {("I", "PNG"), ("I", "PPM")}
+"""Modes of 32 bits and formats for which Pillow spreads the levels over 0…65535."""
+
+
+class BadImage(InputError):
+    """A file that is no readable image, or of the wrong size; one line that names it."""
+
+    def __init__(self, message: str) -> None:
+        # A process that loads images for another hands its errors over with their traceback in
+        # front; only the last line is for people.
+        last = message.strip().splitlines()[-1]
+        super().__init__(last.removeprefix(f"{__name__}.{type(self).__name__}: "))
+
+
+@contextmanager
+def open_image(file: Any, name: object) -> Iterator[Image.Image]:
+    """An image file, opened; whatever goes wrong in the block is a BadImage that names it.
+
+    Pillow's readers raise errors of all kinds when they meet a damaged file.
+    """
+    try:
+        with Image.open(file) as image:
+            yield image
+    except (BadImage, MemoryError):
+        raise
+    except Exception as error:
+        raise BadImage(f"{name} is not a readable image ({one_line(error)}): replace it") from None
+
+
+def rgb(image: Image.Image, name: object) -> Image.Image:
+    """An opened image upright and in 8-bit RGB, 16-bit grey levels rounded.
+
+    BadImage for several frames, see-through pixels, and numbers without a known black and white.
+    """
+    require_one_picture(image, name)
+    turn = UPRIGHT.get(_orientation(image))
+    if image.mode.startswith("I"):
+        image = _eight_bits(image)
+    elif image.has_transparency_data:
+        image = image.convert("RGBA")
+        if np.asarray(image)[..., 3].min(initial=255) < 255:
+            raise BadImage(f"{name} has transparent pixels: put it on a background of one colour")
+    image = image.convert("RGB")
+    return image if turn is None else image.transpose(turn)
+
+
+def size(image: Image.Image, name: object) -> tuple[int, int]:
+    """Width and height of an opened image once it is upright, from its first bytes alone.
+
+    BadImage for what `rgb` refuses, as far as these show it.
+    """
+    require_one_picture(image, name)
+    width, height = image.size
+    return (height, width) if _orientation(image) > 4 else (width, height)
+
+
+def require_one_picture(image: Image.Image, name: object) -> None:
+    """BadImage for an opened image of several frames, or of levels that are not 8 or 16 bits.
+
+    An MPO is the JPEG of a camera, whose other frames are previews.
+    """
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":
+        raise BadImage(f"{name} has {frames} frames: save each as a file of its own")
+    kind = (image.mode, image.format)
+    tags = getattr(image, "tag_v2", {})
+    levels = (
+        not image.mode.startswith("I") or image.mode.startswith("I;16") or kind in SIXTEEN_BITS
+    )
+    if image.mode == "F" or not levels or not set(tags.get(BITS, ())) <= {1, 2, 4, 8, 16}:
+        raise BadImage(f"{name} has levels whose black and white are unknown: save it with 8 bits")
+    if image.mode.startswith("I") and ("transparency" in image.info or tags.get(PHOTOMETRIC) == 0):
+        raise BadImage(f"{name} has inverted or transparent 16-bit levels: save it with 8 bits")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey levels 0…65535 as 0…255, rounded."""
+    levels = np.asarray(image.convert("I")).astype(np.int64)
+    return Image.fromarray(((levels.clip(0, 65535) + 128) // 257).astype(np.uint8))
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation of an opened image, 1 where there is none that can be read.
+
+    Pillow turns TIFFs itself, and would decode all of a PNG to look for one behind the pixels.
+    """
+    if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
+        return 1
+    try:
+        number = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # of damaged metadata, which the pixels do without
+        return 1
+    return number if number in UPRIGHT else 1

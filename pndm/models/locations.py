@@ -1,0 +1,159 @@
+"""Where weights lie: files, folders and archives of diffusers, several parts of one, the hub.
+
+Nothing here imports torch, so that a configuration can be checked at once.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+from pndm._errors import one_line
+from pndm._files import sha256
+from pndm.models.cards import STEM
+from pndm.models.registry import HUB, WEIGHTS, CheckpointError, find
+
+INDEX = ".index"
+"""What the name of a list of parts contains."""
+
+PART = re.compile(r"-\d{5}-of-\d{5}\.")
+"""What the name of one of several parts contains."""
+
+
+def members(ema: bool = True) -> list[str]:
+    """Where the weights may lie in a folder of diffusers, the preferred places first.
+
+    Full precision before half. Trainings keep the average in `unet_ema`, publishers the last
+    weights in the variant `non_ema`.
+    """
+    folders = ("", "unet_ema/", "unet/") if ema else ("", "unet/")
+    variants = ("", ".ema", ".fp32", ".fp16", ".bf16")
+    if not ema:
+        variants = (".non_ema", "", ".fp32", ".fp16", ".bf16")
+    names = []
+    for variant in variants:
+        for suffix in (".safetensors", ".bin"):
+            names += [
+                f"{STEM}{variant}{suffix}",
+                f"{STEM}{variant}{suffix}{INDEX}.json",
+                f"{STEM}{suffix}{INDEX}{variant}.json",
+            ]
+    return list(dict.fromkeys(folder + name for folder in folders for name in names))
+
+
+def locate(weights: str, ema: bool = True) -> Path:
+    """The file that a path or an address on the hub means: weights, or a list of their parts."""
+    if weights.startswith(HUB):
+        return _from_hub(weights.removeprefix(HUB), ema)
+    path = Path(weights).expanduser()
+    if path.is_dir():
+        for member in members(ema):
+            if (path / member).is_file():
+                return path / member
+        raise CheckpointError(f"{path} is a folder without {wanted()}{_others(path)}")
+    if not path.is_file():
+        if not path.suffix and path.name == weights:
+            find(weights)
+        raise CheckpointError(f"there is no file {path}")
+    if PART.search(path.name):
+        raise CheckpointError(f"{path} is one part of weights: load its folder {path.parent}")
+    return path
+
+
+def wanted() -> str:
+    """The two names that are searched for first."""
+    return " or ".join(f"{STEM}{suffix}" for suffix in (".safetensors", ".bin"))
+
+
+def name_of(weights: str, path: Path) -> str:
+    """What weights without a card are called: as their folder or repository, else their file."""
+    if weights.startswith(HUB):
+        return weights.rpartition("/")[2]
+    folder = Path(weights).expanduser()
+    return folder.resolve().name if folder.is_dir() else path.stem
+
+
+def parts(path: Path) -> list[Path]:
+    """The files of some weights: the one, or those that an index lists; CheckpointError."""
+    if not is_index(path):
+        return [path]
+    try:
+        names = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
+        files = [path.with_name(name) for name in names]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise CheckpointError(f"{path} is no list of the parts of weights: get it again") from None
+    missing = [file.name for file in files if not file.is_file()]
+    if missing or not files:
+        raise CheckpointError(
+            f"{path} lists {len(files)} parts, of which {len(missing)} are missing "
+            f"({', '.join(missing[:3])}): get them too"
+        )
+    return files
+
+
+def is_index(path: Path) -> bool:
+    """Whether a file lists the parts of weights."""
+    return path.suffix == ".json" and INDEX in path.name
+
+
+def weights_sha256(path: Path) -> str:
+    """The SHA-256 of a file of weights; where an index lists several, of their hashes."""
+    if not is_index(path):
+        return sha256(path)
+    return hashlib.sha256("".join(map(sha256, parts(path))).encode()).hexdigest()
+
+
+def member_of(names: Collection[str], ema: bool) -> str | None:
+    """The one of an archive's names that is the preferred file of weights."""
+    for member in members(ema):
+        for name in names:
+            if INDEX not in member and f"/{name}".endswith(f"/{member}"):
+                return name
+    return None
+
+
+def _others(path: Path) -> str:
+    """What else a folder holds that may be weights."""
+    kinds = {".safetensors", ".bin", ".ckpt", ".pt", ".pth"}
+    files = sorted(file.name for file in path.iterdir() if file.suffix in kinds)
+    return f": name one of its files ({', '.join(files[:4])})" if files else ""
+
+
+def _from_hub(repository: str, ema: bool) -> Path:
+    for entry in WEIGHTS.values():
+        if ema and entry.ema is False and f"/{repository}/" in entry.url:
+            raise CheckpointError(f"{repository} holds no average: ask for {entry.name} by name")
+    try:
+        from huggingface_hub import errors, hf_hub_download
+    except ImportError:
+        raise CheckpointError(f'{HUB} needs pip install "pndm[hub]"') from None
+    kept_only, first = False, None
+    for member in members(ema):
+        if member.startswith("unet_ema/") or any(v in member for v in (".ema.", "32.", "bf16.")):
+            continue  # of trainings, not of publishers: each costs a request
+        try:
+            path = Path(hf_hub_download(repository, member, local_files_only=kept_only))
+            for name in _listed(path):
+                hf_hub_download(repository, member.replace(path.name, name))
+            return path
+        except errors.LocalEntryNotFoundError:  # no network: another may be in the cache
+            kept_only, first = True, first or member
+        except errors.EntryNotFoundError:
+            continue
+        except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+            reason = str(error).splitlines()[0] if str(error) else one_line(error)
+            raise CheckpointError(f"{HUB}{repository} cannot be had: {reason}") from None
+    if first is not None:
+        raise CheckpointError(
+            f"cannot reach the hub for {repository}, and it is not in its cache: "
+            f"get {first} of https://huggingface.co/{repository} and load that file"
+        )
+    raise CheckpointError(f"{HUB}{repository} holds no {wanted()}")
+
+
+def _listed(path: Path) -> list[str]:
+    """The parts that an index lists, here or not."""
+    if not is_index(path):
+        return []
+    return sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
