@@ -66,14 +66,13 @@ def file_lock(path: Path, wait: bool = False) -> Iterator[bool]:
     """
     make_folder(path.parent)
     lock = FileLock(path.with_suffix(".lock"))
-    try:
-        with file_errors():
+    with file_errors():
+        try:
             lock.acquire(timeout=-1 if wait else 0)
-    except Timeout:
-        yield False
-        return
+        except Timeout:
+            pass
     try:
-        yield True
+        yield lock.is_locked
     finally:
         lock.release()
 

@@ -1,8 +1,10 @@
 """Which runs can be made: every setting checked, every choice resolved, before anything runs."""
 
+import contextlib
 import dataclasses
 import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +60,8 @@ def validate(run: Run) -> Run:
             raise ConfigError(f"{key}=auto needs the features of fid=auto, which is off")
     if run.processes != "auto" and (type(run.processes) is not int or run.processes < 1):
         raise ConfigError(f"processes={run.processes}: give a whole number of at least 1, or auto")
-    check_device(run.device)
+    with config_errors():
+        check_device(run.device)
 
     if switches["fid"] == "auto" and run.dataset.extractor == "digits":
         known = model.architecture or WEIGHTS[model.name].architecture
@@ -66,21 +69,29 @@ def validate(run: Run) -> Run:
         if channels != 1:
             raise ConfigError(f"digits features take 1 channel, not {channels}: use fid=off")
 
-    try:
+    with config_errors(f"solver {run.solver.get('name')}: "):
         method = build_solver(run.solver)
-    except ConfigError:
-        raise
-    except InputError as error:
-        raise ConfigError(f"solver {run.solver['name']}: {error}") from None
-    try:
-        with warnings.catch_warnings(action="ignore"):  # shown when it is run
-            nodes = times(grid, run.steps, build_schedule(settings, run.convention))
-    except InputError as error:
-        raise ConfigError(f"schedule={run.schedule['name']} grid={run.grid}: {error}") from None
-    require_order(method, len(nodes) - 1)
+    with (
+        config_errors(f"schedule={run.schedule['name']} grid={run.grid}: "),
+        warnings.catch_warnings(action="ignore"),  # shown when it is run
+    ):
+        nodes = times(grid, run.steps, build_schedule(settings, run.convention))
+    with config_errors():
+        require_order(method, len(nodes) - 1)
     choices: dict[str, Any] = {"schedule": settings, "model": model, "grid": grid, **switches}
     choices["solver"] = {**run.solver, "name": _name(run.solver, method.name)}
     return dataclasses.replace(run, **choices)
+
+
+@contextlib.contextmanager
+def config_errors(setting: str = "") -> Iterator[None]:
+    """Raise an InputError of the block as ConfigError, behind the setting that it is about."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except InputError as error:
+        raise ConfigError(f"{setting}{error}") from None
 
 
 def _name(settings: dict[str, Any], name: str) -> str:
@@ -110,7 +121,8 @@ def validate_train(train: Train) -> Train:
     for name in ("iterations", "batch_size", "log_every", "checkpoint_every"):
         require_at_least(f"recipe.{name}", getattr(train.recipe, name), 1)
     require_at_least("seed", train.seed, 0)
-    check_device(train.device)
+    with config_errors():
+        check_device(train.device)
     return train
 
 

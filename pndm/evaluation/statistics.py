@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pndm._errors import InputError
+from pndm._errors import InputError, MissingFile
 from pndm._files import write_atomic
 
 BLOCKS = 20
@@ -160,7 +160,7 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
     except FileNotFoundError:
-        raise
+        raise MissingFile(f"there is no file {path}") from None
     except Exception as error:  # zip, header and pickle errors, all of the same meaning
         raise InputError(
             f"{path} is not an .npz of plain arrays ({error}): make it again"

@@ -72,12 +72,12 @@ class BatchSize:
         """The file that holds a smaller size."""
         return self.folder / "batch_size"
 
-    def reduce(self, size: int, device: torch.device) -> None:
+    def reduce(self, size: int, network: Runner) -> None:
         """Note that batches of `size` do not fit; MemoryLimit where there is no smaller one."""
         if size == 1:
             raise MemoryLimit(
-                f"one image does not fit into the memory of {device}: use precision=bf16, or "
-                "another device"
+                f"one image of {network.name} does not fit into the memory of {network.device}: "
+                "use precision=bf16, or another device"
             )
         print(f"out of memory with {size} images at once: {size // 2} from now on", flush=True)
         make_folder(self.folder)
@@ -117,7 +117,7 @@ def sample_batches(
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            size.reduce(len(batch), network.device)
+            size.reduce(len(batch), network)
             continue
         done += len(batch)
     pixels, nfe = zip(*parts, strict=True)

@@ -67,7 +67,9 @@ def extra_metrics(job: Job, extractor: Extractor) -> dict[str, Any]:
         if getattr(cfg, name) == "off":
             continue
         if cfg.samples < MIN_SAMPLES[name]:
-            results[name] = skip(name, f"it takes {MIN_SAMPLES[name]} images: raise samples")
+            results[name] = skip(
+                name, f"it takes {MIN_SAMPLES[name]} images at least: raise samples"
+            )
             continue
         try:
             real = reference_features(cfg.dataset.name, extractor, cfg.dataset.root)

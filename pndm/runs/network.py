@@ -55,6 +55,11 @@ class Runner:
             self.mode = "max-autotune"
         self._compiled = None if self.mode is None else torch.compile(network, mode=self.mode)
 
+    @property
+    def name(self) -> str:
+        """What the weights are called."""
+        return str(self.network.provenance.get("name", "this network"))
+
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """e(x, t), in a tensor of its own."""
         inputs = x.to(self.dtype)

@@ -46,7 +46,7 @@ def time_evaluations(
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            size.reduce(batch, network.device)
+            size.reduce(batch, network)
             batch = size.now
 
 

@@ -85,7 +85,10 @@ def test_the_model_follows_dataset_and_schedule():
 
 
 def test_every_known_file_of_weights_is_a_model():
-    assert set(options("model")) == {"auto", *WEIGHTS}
+    with pytest.raises(ConfigError, match="there are") as error:
+        compose_runs(["model=nope"])
+    listed = str(error.value).partition("there are ")[2].split(", ")
+    assert set(listed) == {"auto", *WEIGHTS}
     for weights in WEIGHTS.values():
         line = [f"model={weights.name}", f"dataset={weights.dataset}"]
         (run,) = compose_runs([*line, f"schedule={weights.schedule}"])

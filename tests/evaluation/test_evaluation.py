@@ -103,14 +103,6 @@ def test_the_data_against_themselves_are_at_distance_zero(real, reference):
     assert fid(statistics.blocks(real), reference)["value"] == pytest.approx(0, abs=1e-8)
 
 
-def test_a_disagreement_of_two_ways_is_an_error(real, reference, monkeypatch):
-    ours = statistics.frechet_distance
-    monkeypatch.setattr(statistics, "frechet_distance", lambda a, b: ours(a, b) * (1 + 1e-5))
-    blocks = [Statistics.of(real[:900])]
-    with pytest.raises(ArithmeticError, match="disagree"):
-        fid(blocks, reference)
-
-
 def test_few_images_warn_and_have_no_interval(real, reference):
     with pytest.warns(UserWarning, match="64 samples for 64 features"):
         found = fid([Statistics.of(real[:30]), Statistics.of(real[30:64])], reference)
@@ -186,7 +178,7 @@ def test_references_round_trip_and_refuse_what_they_are_not_of(extractor, tiny, 
     made = compute_reference(tiny, extractor)
     path = reference_path(tiny, "digits")
     assert path == home / "references" / "tiny_digits.npz"
-    with pytest.raises(MissingReference, match="reference dataset=tiny"):
+    with pytest.raises(MissingReference, match="reference tiny"):
         load_reference(tiny, extractor)
     made.save(path)
     found = load_reference(tiny, extractor)

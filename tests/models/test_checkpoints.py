@@ -12,8 +12,8 @@ import pytest
 import safetensors.torch
 import torch
 from references import small
+from references.families import diffusers_unet
 from references.parameters import randomised
-from test_unet import diffusers_unet
 
 import pndm
 from pndm._files import sha256

@@ -16,12 +16,11 @@ from safetensors.torch import load_file, save_file
 import pndm
 from pndm.config.compose import compose_runs
 from pndm.data import images
-from pndm.evaluation import features, reference
 from pndm.evaluation.features import MissingReference, load_extractor
 from pndm.evaluation.metrics import kid, precision_recall
 from pndm.evaluation.reference import evaluation_hash, reference_features, reference_path
 from pndm.models import registry
-from pndm.runs import worker
+from pndm.runs import batches, job, measure, worker
 from pndm.runs.job import Job
 from pndm.runs.network import cached_runner, load_network
 from pndm.runs.record import summarize
@@ -37,6 +36,7 @@ KEYS = (
 @pytest.fixture(autouse=True)
 def forget_networks():
     """Some tests break one, and a process keeps the last."""
+    yield
     cached_runner.cache_clear()
     load_network.cache_clear()
 
@@ -204,10 +204,13 @@ def test_more_samples_keep_the_images_that_are_there(run, monkeypatch):
     monkeypatch.setattr("pndm.runs.shards.SHARD", 8)
     _, few = run("save_images=npz")
     seeds = []
-    sample = Job.sample
-    monkeypatch.setattr(
-        Job, "sample", lambda self, s, bar: seeds.extend(s) or sample(self, s, bar)
-    )
+    sample = batches.sample_batch
+
+    def record_seeds(cfg, network, some, progress):
+        seeds.extend(some)
+        return sample(cfg, network, some, progress)
+
+    monkeypatch.setattr(batches, "sample_batch", record_seeds)
     record, more = run("save_images=npz", "samples=30")
     assert few != more
     assert seeds == list(range(20, 30))
@@ -232,7 +235,13 @@ def test_fid_does_not_depend_on_how_images_were_cut_into_shards(run, monkeypatch
     assert cut["fid"]["se"] == pytest.approx(whole["fid"]["se"], rel=1e-3)
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[:-10], lambda b: b[:40] + b"x" + b[41:]])
+def flipped(content, at):
+    """The content with one bit flipped, at a fraction of its length."""
+    position = int(at * len(content))
+    return content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-10], lambda b: flipped(b, 0.5), lambda b: b""])
 def test_a_damaged_shard_is_reported_and_made_again(run, tmp_path, capsys, damage):
     _, folder = run("save_images=npz")
     before = stored(folder)
@@ -337,12 +346,12 @@ def test_what_was_missing_is_measured_when_it_is_there(run, monkeypatch):
     def gone(*arguments):
         raise MissingReference("no Inception weights")
 
-    monkeypatch.setattr(features, "load_extractor", gone)
-    monkeypatch.setattr(reference, "evaluation_hash", lambda *arguments: [None, None])
+    monkeypatch.setattr(measure, "load_extractor", gone)
+    monkeypatch.setattr(job, "evaluation_hash", lambda *arguments: [None, None])
     skipped, _ = run()
     assert skipped["fid"]["value"] is None and "no Inception" in skipped["fid"]["reason"]
-    monkeypatch.setattr(features, "load_extractor", extractor)
-    monkeypatch.setattr(reference, "evaluation_hash", lambda *arguments: ["there", "too"])
+    monkeypatch.setattr(measure, "load_extractor", extractor)
+    monkeypatch.setattr(job, "evaluation_hash", lambda *arguments: ["there", "too"])
     record, _ = run()
     assert record["fid"]["value"] > 0 and record["key"] == skipped["key"]
 

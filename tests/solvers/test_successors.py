@@ -19,9 +19,9 @@ from diffusers import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from mixture import IMAGES, MIXTURE, errors, integrated, order, rms
 from mpmath import mp, mpf
 from physics import CONVENTIONS, Counted, Process, make, mlp, normal
-from test_orders import IMAGES, MIXTURE, errors, integrated, order, rms
 
 import pndm
 from pndm import solvers
