@@ -106,11 +106,21 @@ def test_commands_are_right(page, folder_of_examples, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda program: program)  # Slurm is not here
     wrong = {}
     for words in commands(page):
+        if "--config-dir" in words:
+            continue  # the next test
         try:
             check(*words)
         except (Exception, SystemExit) as error:
             wrong[" ".join(words)] = error
     assert not wrong
+
+
+@pytest.mark.xfail(
+    strict=True, reason="config.compose puts the folder behind Hydra's schema, not before it"
+)
+def test_run_py_takes_a_solver_from_a_folder(folder_of_examples):
+    (words,) = (words for words in commands("README.md") if "--config-dir" in words)
+    check(*words)
 
 
 def check(script, *words):
