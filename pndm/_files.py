@@ -78,7 +78,7 @@ def file_lock(path: Path, wait: bool = False) -> Iterator[bool]:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file, as lower-case hexadecimal; read once while the file stays the same."""
+    """The SHA-256 of a file in lower-case hexadecimal; read once while the file stays the same."""
     key = file_state(path)
     if key not in _hashes:
         with file_errors(), path.open("rb") as file:

@@ -95,7 +95,7 @@ def has_weights(cfg: Run) -> bool:
 
 
 def load_runner(cfg: Run) -> Runner:
-    """A run's network, with random weights, which take the same time, where its own are missing."""
+    """A run's network, with random weights, as fast as its own, where those are missing."""
     if has_weights(cfg):
         return Job(cfg).network
     network = UNet(ARCHITECTURES[architecture(cfg)]).eval()

@@ -1,4 +1,4 @@
-"""A Gaussian mixture whose probability flow is known: its ODE, and the errors and orders of methods."""
+"""A Gaussian mixture whose probability flow is known: the errors and orders of methods."""
 
 import math
 

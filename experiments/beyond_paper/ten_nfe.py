@@ -93,9 +93,8 @@ def main(more: Sequence[str]) -> None:
     """Measure, then write ten_nfe.csv."""
     measure(more, FOLDER)
     compare(FOLDER).to_csv(FOLDER / "ten_nfe.csv", index=False)
-    print(
-        f"written: {FOLDER / 'ten_nfe.csv'}; python -m experiments.beyond_paper.page makes the page"
-    )
+    written = FOLDER / "ten_nfe.csv"
+    print(f"written: {written}; python -m experiments.beyond_paper.page makes the page")
 
 
 if __name__ == "__main__":

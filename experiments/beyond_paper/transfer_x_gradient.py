@@ -1,6 +1,6 @@
 """Which ingredient earns what: transfer part × weights × starters × grids at 5 to 50 evaluations.
 
-    python -m experiments.beyond_paper.transfer_x_gradient                # digits: all that is missing
+    python -m experiments.beyond_paper.transfer_x_gradient                # all that is missing
     python -m experiments.beyond_paper.transfer_x_gradient only=rmse      # or only=fid, only=page
     python -m experiments.beyond_paper.transfer_x_gradient only=fid nfe=10
 

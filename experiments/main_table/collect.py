@@ -1,8 +1,8 @@
 """From the records of any number of runs to the tables, the figures and the README.
 
-    python -m experiments.main_table.collect                      # outputs/ into experiments/results/
+    python -m experiments.main_table.collect                      # outputs/ into results/
     python -m experiments.main_table.collect outputs elsewhere    # several folders of runs
-    python -m experiments.main_table.collect --readme             # tables and figures from results/ alone
+    python -m experiments.main_table.collect --readme             # from results/ alone
 
 A dataset's rows are replaced where the folders hold records of it, and stay as they were
 committed where they do not; with --keep cells that the folders do not have stay too. Records of

@@ -1,6 +1,6 @@
 """The paper's main table: FID of every method at 5 to 1000 steps, on two variance schedules.
 
-    python -m experiments.main_table.fid_by_steps                            # digits, all that is missing
+    python -m experiments.main_table.fid_by_steps             # digits, all that is missing
     python -m experiments.main_table.fid_by_steps dataset=cifar10 only=plan  # what it will take
     python -m experiments.main_table.fid_by_steps schedule=linear seed=0 wandb.mode=disabled
 

@@ -4,8 +4,8 @@
     python -m experiments.main_table.paper dataset=cifar10 only=plan
 
 Prints what it will take, makes what is missing of the main table's cells (an interrupted command
-continues), collects, and compares every published number with ours. Any other key=value goes to the
-runs, as in run.py.
+continues), collects, and compares every published number with ours. Any other key=value goes to
+the runs, as in run.py.
 """
 
 import math

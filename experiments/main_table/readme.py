@@ -6,7 +6,7 @@ from pathlib import Path
 from experiments.main_table import claims
 from experiments.main_table.cells import DATASETS, Results
 from experiments.main_table.fid_by_steps import Line
-from experiments.main_table.tables import caption, measured, wide
+from experiments.main_table.tables import COMMANDS, measured, wide
 from experiments.pages import markdown
 
 PAGE = Path(__file__).parents[2] / "README.md"
@@ -28,21 +28,39 @@ def update(page: str, results: Results, folder: Path) -> str:
 
 
 def block(results: Results, folder: Path) -> str:
-    """Figure, small table, the abstract's claims, and the commands that made them."""
+    """Small table, the abstract's claims, and the commands that made them."""
     path = os.path.relpath(folder, PAGE.parent)
-    parts = []
-    if len(measured(results, "digits")):
-        parts += [f"![FID against evaluations of the network]({path}/fid_by_steps_digits.png)"]
-    parts += [
-        "FID on digits by steps. " + caption(results, "digits"),
+    parts = [
+        introduction(results),
+        f"    {COMMANDS['digits']}",
         markdown(wide(results, "digits", STEPS, LINES)),
-        "The abstract's claims on digits, as paired differences of FID from the same seeds:",
+        "The abstract's claims on digits, as differences of FID between runs from the same seeds:",
         markdown(claimed(results)),
-        "Everything that was measured: "
+        "All methods, steps and seeds, next to the published numbers, with the reference and the "
+        "code that each cell was measured with: "
         + ", ".join(f"[{d}]({path}/fid_by_steps_{d}.md)" for d in DATASETS)
-        + f" (beside the published numbers), [claims]({path}/claims.csv).",
+        + f", [claims]({path}/claims.csv).",
     ]
     return "\n\n".join(parts)
+
+
+def introduction(results: Results) -> str:
+    """What the small table shows, in plain words; references and hashes are in the full one."""
+    cells = measured(results, "digits")
+    if cells.empty:
+        return "FID on digits by number of steps: not run."
+    (samples,) = cells["samples"].unique()
+    text = (
+        f"FID on digits by number of steps, {samples:,} images per cell, ± the standard error (a "
+        "jackknife over 20 blocks of seeds)."
+    )
+    floor = results.floor("digits")
+    if floor is not None:
+        text += (
+            f" Held-out real digits would score about {floor:.2f}; the networks were trained on "
+            "the reference itself, so they can score lower."
+        )
+    return text
 
 
 def claimed(results: Results):

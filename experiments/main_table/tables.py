@@ -171,7 +171,7 @@ def caption(results: Results, dataset: str) -> str:
             origin += f" {floor:.2f}; networks trained on the reference can come nearer to it."
     theirs = published()
     if dataset in set(theirs["dataset"]):
-        origin += " In brackets what others published (experiments/published.csv has the sources)."
+        origin += " In brackets: published numbers, from experiments/main_table/published.csv."
     return f"{origin}\n\n    {COMMANDS[dataset]}"
 
 

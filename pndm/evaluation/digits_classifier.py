@@ -32,6 +32,7 @@ from pndm.data import datasets, images
 WEIGHTS = Path(__file__).parents[1] / "models" / "weights" / "digits_classifier.safetensors"
 """The weights that come with the package."""
 
+COMMAND = "python -m pndm.evaluation.digits_classifier"
 FEATURES = 64
 BATCH_SIZE = 128
 DECORRELATION = 0.3
@@ -170,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "name": options.output.stem,
         "dataset": "digits",
         "images": "nine tenths; the features are standardised on all",
-        "command": f"python -m pndm.evaluation.digits_classifier --seed {options.seed} --steps {options.steps}",
+        "command": f"{COMMAND} --seed {options.seed} --steps {options.steps}",
         "seed": options.seed,
         "steps": options.steps,
         "batch_size": BATCH_SIZE,

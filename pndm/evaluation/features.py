@@ -1,13 +1,9 @@
-"""FID and its relatives: feature extractors, reference statistics, and the numbers for a record.
-
-    python -m pndm.evaluation reference dataset=cifar10 workers=8
-    python -m pndm.evaluation import dataset=cifar10 source=edm file=cifar10-32x32.npz n=50000
-    python -m pndm.evaluation floor
+"""Feature extractors: from images to the numbers that FID compares.
 
 FID is the Fréchet distance of two Gaussians fitted to features (Heusel et al. 2017). On
 Inception features it is the field's FID; on the digits classifier's it is called digits features
-and is comparable with nothing else. The value in a record is torch-fidelity's, checked against
-`statistics.frechet_distance`. Its caches, which know data by name alone, are never used.
+and is comparable with nothing else. torch-fidelity's caches, which know data by name alone, are
+never used.
 """
 
 import tempfile
@@ -111,7 +107,7 @@ def register_digits() -> str:
     from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
     class DigitsFeatures(FeatureExtractorBase):
-        """The 64 standardised pre-activations of `pndm.evaluation.digits_classifier`, in float64."""
+        """The 64 standardised pre-activations of `digits_classifier`, in float64."""
 
         def __init__(self, name: str, features_list: list[str], **_: Any) -> None:
             super().__init__(name, features_list)

@@ -1,4 +1,4 @@
-"""Numbers for a record: FID with its uncertainty, KID, precision and recall, nearest neighbours."""
+"""Numbers for a record: FID and its uncertainty, KID, precision and recall, neighbours."""
 
 import warnings
 from collections.abc import Iterable, Sequence

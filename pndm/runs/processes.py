@@ -1,8 +1,8 @@
 """Several processes for one run: workers on this machine, tasks of a Slurm step on many.
 
 Each claims shards until none is left. They exchange nothing, so one that dies costs its shard and
-no more; what is left at last the caller makes. Workers (`python -m pndm.runs.worker`) are started by
-the launcher of torch.distributed, tasks by Slurm, which gives them all the same command.
+no more; the caller makes what is then missing. Workers (`python -m pndm.runs.worker`) are started
+by the launcher of torch.distributed, tasks by Slurm, which gives them all the same command.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""How long a run's evaluations take: the one measure that every prediction of time is made from."""
+"""How long a run's evaluations take: the measure that every prediction of time is made from."""
 
 import time
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The successors of PNDM in the same frame: multistep methods, predictor-corrector, Runge-Kutta."""
+"""The successors of PNDM in the same frame: multistep, predictor-corrector, Runge-Kutta."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # A sweep on a real Slurm, of one node that this script starts and stops, against launcher=basic.
 #
-#     PYTHON=.venv/bin/python tests/slurm.sh      # as root; Debian: apt-get install slurm-wlm munge
+#     PYTHON=.venv/bin/python tests/runs/slurm.sh      # as root; Debian: apt-get install slurm-wlm munge
 #
 # It touches no Slurm that is there: its settings, state and sockets lie in a temporary folder.
 # There is no accounting, of which submitit warns and then looks for the results themselves.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 
 for program in munged slurmctld slurmd sbatch; do
     command -v "$program" >/dev/null ||
