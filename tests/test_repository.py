@@ -176,16 +176,15 @@ def room(module):
 METHOD_FILES = [name for name in PACKAGE if room(module_of(name)) in pndm.METHOD]
 
 
-@pytest.mark.parametrize("name", METHOD_FILES)
-def test_the_method_needs_torch_alone(name):
+def test_the_method_needs_torch_alone():
     """And torchode in the adaptive method; nothing of what stands around it."""
-    outside = {"torch", "torchode"} if name == "pndm/probability_flow.py" else {"torch"}
-    for target in imports(name):
+    for name, target in ((name, target) for name in METHOD_FILES for target in imports(name)):
+        outside = {"torch", "torchode"} if name == "pndm/probability_flow.py" else {"torch"}
         top, *rest = target.split(".")
         if top == "pndm":
-            assert rest and rest[0] in (*pndm.METHOD, "_errors"), f"it imports {target}"
+            assert rest and rest[0] in (*pndm.METHOD, "_errors"), f"{name} imports {target}"
         else:
-            assert top in outside | sys.stdlib_module_names, f"it imports {target}"
+            assert top in outside | sys.stdlib_module_names, f"{name} imports {target}"
 
 
 def test_the_method_is_what_mypy_is_strict_with():
@@ -213,25 +212,23 @@ def test_the_import_graph_has_no_circle():
         sorted_.prepare()
 
 
-@pytest.mark.parametrize("name", CODE)
-def test_each_wall_has_its_doors(name):
-    for imported in imports(name):
+def test_each_wall_has_its_doors():
+    for name, imported in ((name, target) for name in CODE for target in imports(name)):
         top = imported.split(".")[0]
-        assert name in OWNERS.get(top, {name}), f"it imports {imported}"
+        assert name in OWNERS.get(top, {name}), f"{name} imports {imported}"
         if name.startswith("pndm/"):
-            assert top not in ("experiments", "conf", "run", "tests"), f"it imports {imported}"
+            assert top not in ("experiments", "conf", "run", "tests"), f"{name} imports {imported}"
 
 
-@pytest.mark.parametrize("name", PACKAGE)
-def test_nothing_imports_upwards(name):
-    module = module_of(name)
-    here = room(module)
-    for target in imported_modules(name):
-        there = room(target)
-        if here in SUPPORT:
-            assert there in ("pndm", *SUPPORT), f"it imports {target}"
-        elif here in BELOW and there not in ("pndm", here, *SUPPORT, *pndm.METHOD):
-            assert there in BELOW[here], f"it imports {target}"
+def test_nothing_imports_upwards():
+    for name in PACKAGE:
+        here = room(module_of(name))
+        for target in imported_modules(name):
+            there = room(target)
+            if here in SUPPORT:
+                assert there in ("pndm", *SUPPORT), f"{name} imports {target}"
+            elif here in BELOW and there not in ("pndm", here, *SUPPORT, *pndm.METHOD):
+                assert there in BELOW[here], f"{name} imports {target}"
 
 
 @pytest.mark.parametrize("module", ["pndm", "pndm.config"])
@@ -260,32 +257,32 @@ def test_the_wheel_holds_every_package_and_the_configuration():
 # Docstrings, and nothing local
 
 
-@pytest.mark.parametrize("name", PACKAGE)
-def test_what_is_public_is_described(name):
-    tree = ast.parse((ROOT / name).read_text())
-    public = [
-        node
-        for node in tree.body
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
-    ]
-    silent = [node.name for node in public if not ast.get_docstring(node)]
-    assert not silent
-    assert ast.get_docstring(tree) or not tree.body, "the module has no docstring"
+def test_what_is_public_is_described():
+    for name in PACKAGE:
+        tree = ast.parse((ROOT / name).read_text())
+        public = [
+            node
+            for node in tree.body
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+        ]
+        silent = [node.name for node in public if not ast.get_docstring(node)]
+        assert not silent, name
+        assert ast.get_docstring(tree) or not tree.body, f"{name} has no docstring"
 
 
 LOCAL = re.compile(r"(?<![\w.\-])/(?:work|opt|root)/")
 REGISTRY = re.compile(r"pypi[.]org|pythonhosted[.]org|npmjs[.](?:org|com)|deb[.]debian[.]org")
 
 
-@pytest.mark.parametrize("name", tracked())
-def test_nothing_names_a_machine(name):
+def test_nothing_names_a_machine():
     """No path of the machine it was written on, and no package registry."""
-    try:
-        text = (ROOT / name).read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        pytest.skip("not text")
-    for pattern in (LOCAL, REGISTRY):
-        assert not pattern.search(text), pattern.search(text)
+    for name in tracked():
+        try:
+            text = (ROOT / name).read_text(encoding="utf-8")
+        except UnicodeDecodeError:  # not text
+            continue
+        for pattern in (LOCAL, REGISTRY):
+            assert not pattern.search(text), f"{name}: {pattern.search(text)}"
 
 
 # The tests' own walls
