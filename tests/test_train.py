@@ -24,6 +24,7 @@ def trained(folder, *arguments):
     return load_file(path), json.loads(path.with_suffix(".json").read_text())
 
 
+@pytest.mark.slow
 def test_it_leaves_weights_a_card_a_loss_curve_and_a_picture(tmp_path):
     weights, card = trained(tmp_path / "net", "schedule=cosine")
     assert card["schedule"] == "cosine" and card["iterations"] == 6 and card["sha256"]
@@ -33,6 +34,7 @@ def test_it_leaves_weights_a_card_a_loss_curve_and_a_picture(tmp_path):
     assert set(network.state_dict()) == set(weights)
 
 
+@pytest.mark.slow
 def test_the_seed_determines_the_weights(tmp_path):
     one, _ = trained(tmp_path / "one")
     same, _ = trained(tmp_path / "same")
@@ -41,6 +43,7 @@ def test_the_seed_determines_the_weights(tmp_path):
     assert not all(torch.equal(one[key], other[key]) for key in one)
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
     whole, card = trained(tmp_path / "whole")
     calls, loss = [], train.loss
@@ -60,6 +63,7 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(tmp_path, monkeyp
     assert card["loss"] == card_again["loss"]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_training_is_refused(tmp_path):
     out = tmp_path / "net"
     trained(out)

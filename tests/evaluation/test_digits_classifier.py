@@ -68,6 +68,7 @@ def test_shifts_are_by_one_pixel_and_pad_with_black():
     assert found.any(1).all() and found.float().argmax(1).unique().numel() == 9
 
 
+@pytest.mark.slow
 def test_training_is_deterministic_and_leaves_only_whole_files(tmp_path, capsys):
     for name in ("a", "b"):
         path = tmp_path / f"{name}.safetensors"

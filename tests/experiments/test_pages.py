@@ -246,6 +246,7 @@ def test_the_plan_counts_evaluations():
     assert (table["GPU hours"] > 0).all()
 
 
+@pytest.mark.slow
 def test_weights_that_are_missing_are_told_after_the_plan(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("PNDM_HOME", str(tmp_path))
     with pytest.raises(SystemExit, match="models fetch ddpm_cifar10"):
