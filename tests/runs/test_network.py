@@ -186,6 +186,7 @@ with torch.no_grad():
 """
 
 
+@pytest.mark.slow
 def test_the_record_names_what_was_compiled(run, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda network, mode: network)
     assert run("compile=auto")["compile"] == "off"  # on a processor it would not pay
