@@ -19,13 +19,7 @@ from pndm.evaluation.features import (
     load_extractor,
     register_digits,
 )
-from pndm.evaluation.metrics import (
-    fid,
-    kid,
-    nearest_neighbours,
-    precision_recall,
-    split_half_fid,
-)
+from pndm.evaluation.metrics import fid, kid, nearest_neighbours, precision_recall, split_half_fid
 from pndm.evaluation.reference import (
     PUBLISHED,
     Reference,
