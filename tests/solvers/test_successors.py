@@ -601,7 +601,7 @@ def test_an_unknown_prediction_is_refused():
 
 @pytest.mark.parametrize("how", [{"weights": "t"}, {"weights": "rho"}, {}])
 def test_halfway_is_of_weights_in_lambda_alone(how):
-    with pytest.raises(ValueError, match="halfway=bh1 is of the weights in λ"):
+    with pytest.raises(ValueError, match="halfway=bh1 requires weights=lambda"):
         multistep(order=2, halfway="bh1", **how)
     with pytest.raises(ValueError, match="with the classical one"):
         multistep(order=2, halfway="bh1", weights="lambda", transfer="classical")
