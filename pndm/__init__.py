@@ -12,7 +12,7 @@ METHOD = (
     *("schedules", "grids", "prediction", "noise", "solvers"),
     *("plans", "execute", "probability_flow", "sampling"),
 )
-"""The paper's method: modules that import torch (and torchode) alone, no other part of the package."""
+"""The paper's method: modules that import torch (and torchode) but no other part of pndm."""
 
 AROUND = (
     "models",

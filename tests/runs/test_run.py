@@ -132,7 +132,7 @@ def test_png_images_hold_the_same_pixels(run):
 
 def test_the_same_run_again_makes_nothing(run, monkeypatch, capsys):
     first, _ = run()
-    monkeypatch.setattr(worker, "make_images", None)
+    monkeypatch.setattr(worker, "sample_images", None)
     again, _ = run("batch_size=3")
     assert first == again
     assert "complete already" in capsys.readouterr().out
