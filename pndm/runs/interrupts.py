@@ -1,8 +1,8 @@
 """Ctrl-C and SIGTERM end a run, even if Python loses the exception that they raise.
 
 A signal's exception is raised wherever the program happens to be. In a finalizer (`__del__`)
-Python drops it; in a library's clean-up another exception may replace it. So signals are recorded here,
-and checked when work continues and when it has failed.
+Python drops it; in a library's clean-up another exception may replace it. So signals are recorded
+here, and checked when work continues and when it has failed.
 """
 
 import signal

@@ -2,7 +2,7 @@
 
 Each claims shards until none is left. They do not communicate, so a process that dies loses only
 its current shard, which the caller then samples. Workers (`python -m pndm.runs.worker`) are
-started by the launcher of torch.distributed, tasks by Slurm, which gives them all the same command.
+started by the launcher of torch.distributed, tasks by Slurm, with the same command for all.
 """
 
 import contextlib

@@ -71,7 +71,7 @@ def shard_length(store: Store, shard: int, array: str) -> int:
     """The length of an array of a shard, 0 if the shard is missing or damaged."""
     arrays = store.load(shard)
     if arrays is None and store.path(shard).exists():
-        print(f"damaged, made again: {store.path(shard)}", flush=True)
+        print(f"damaged, computed again: {store.path(shard)}", flush=True)
         store.path(shard).unlink(missing_ok=True)
     return 0 if arrays is None else len(arrays[array])
 

@@ -87,7 +87,7 @@ def test_without_a_card_the_run_decides(weights, content):
     for schedule in ("linear", "cosine"):
         assert compose(weights, f"schedule={schedule}").schedule["name"] == schedule
     weights.with_suffix(".json").write_text("{")
-    refused("no card of weights: mend or remove it", weights)
+    refused("not a card of weights: fix or remove it", weights)
 
 
 def test_sharded_weights_name_a_run_by_their_parts(weights, tmp_path):

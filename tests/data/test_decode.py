@@ -93,8 +93,14 @@ def test_16_bits_are_rounded(tmp_path):
 
 
 WRONG = {
-    "float.tif": (lambda p: Image.fromarray(RAMP / np.float32(255)).save(p), "black and white"),
-    "32.tif": (lambda p: Image.fromarray(WIDE.astype(np.int32)).save(p), "black and white"),
+    "float.tif": (
+        lambda p: Image.fromarray(RAMP / np.float32(255)).save(p),
+        "levels of unknown range",
+    ),
+    "32.tif": (
+        lambda p: Image.fromarray(WIDE.astype(np.int32)).save(p),
+        "levels of unknown range",
+    ),
     "see-through.png": (lambda p: with_alpha(GREY, 9).save(p), "transparent"),
     "key.png": (lambda p: GREY.save(p, transparency=7), "transparent"),
     "palette key.png": (lambda p: GREY.convert("P").save(p, transparency=7), "transparent"),

@@ -101,7 +101,7 @@ def test_a_real_folder_goes_before_a_link_to_it(tmp_path):
 
 def test_a_link_to_nothing_is_named(two):
     (two / "gone.png").symlink_to(two / "nowhere.png")
-    with pytest.raises(datasets.BadImage, match=r"gone\.png is a link to nothing"):
+    with pytest.raises(datasets.BadImage, match=r"gone\.png is a broken link"):
         datasets.folder(root=two)
 
 

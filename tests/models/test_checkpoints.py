@@ -221,7 +221,7 @@ def test_what_diffusers_says_of_its_weights_must_fit(tmp_path, diffusers_state):
         (key,) = wrong
         refused(f"config.json says {key}=", tmp_path / "model")
     path.write_text(json.dumps([1]))
-    refused("is no config of diffusers", tmp_path / "model")
+    refused("is not a config of diffusers", tmp_path / "model")
 
 
 def test_own_files_and_their_cards(tmp_path):
@@ -286,7 +286,7 @@ def test_a_pickle_that_runs_code(tmp_path, zipped):
 
 def test_a_numpy_scalar(tmp_path):
     content = [weights(), optimizer(), np.float64(1.0), 2, weights()]
-    assert "numpy" in refused("tensors alone", saved(content, tmp_path / "x.ckpt"))
+    assert "numpy" in refused("save only its tensors", saved(content, tmp_path / "x.ckpt"))
 
 
 def test_truncated_files(tmp_path):
@@ -349,7 +349,7 @@ def test_a_wrong_format(tmp_path):
 
 def test_files_need_an_architecture(tmp_path):
     path = saved(weights(), tmp_path / "x.ckpt")
-    refused("say architecture=NAME, one of .*ddim_celeba", path, None)
+    refused("pass architecture=NAME, one of .*ddim_celeba", path, None)
     refused("no architecture ddpm_cifar, one of", path, "ddpm_cifar")
 
 

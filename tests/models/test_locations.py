@@ -271,7 +271,7 @@ def test_convert_loses_nothing(digits, capsys, words, message):
 def test_convert_overwrites_only_where_told_to(digits, capsys, there):
     (digits / there).write_text("mine")
     assert convert("a/model.pt") == 1
-    assert f"{there} is there already" in capsys.readouterr().err
+    assert f"{there} exists already" in capsys.readouterr().err
     assert (digits / there).read_text() == "mine"
     assert convert("a/model.pt", "--overwrite") == 0
     assert pndm.models.load("model.safetensors").provenance["architecture"] == "digits_linear"

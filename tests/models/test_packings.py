@@ -147,7 +147,7 @@ def test_a_real_averaged_model_of_torch():
     ):
         found, _, average = unpack(content, True, "file.pt")
         assert average is True and found.keys() == model.state_dict().keys()
-    refused("an average alone", state, ema=False)
+    refused("only an average", state, ema=False)
 
 
 def test_lightning():
@@ -207,7 +207,7 @@ def test_what_may_be_meant_is_never_guessed():
     for nothing in (None, {}, [], 0.0):
         refused("no moving average", {"model": network(1), "ema": nothing, "step": 3})
     assert is_network(unpack({"model_ema": network(2), "step": 2}, True, "file.pt")[0], 2)
-    refused("an average alone", {"model_ema": network(2), "step": 2}, ema=False)
+    refused("only an average", {"model_ema": network(2), "step": 2}, ema=False)
     assert is_network(unpack({"non_ema": network(1), "ema": network(2)}, True, "file.pt")[0], 2)
 
 

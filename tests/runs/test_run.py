@@ -393,7 +393,7 @@ def test_a_shard_in_the_place_of_another_is_made_again(run, monkeypatch, capsys)
     (folder / "metrics.json").unlink()
     _, folder = run("save_images=npz", "samples=24")
     np.testing.assert_array_equal(stored(folder), expected)
-    assert "damaged, made again" in capsys.readouterr().out
+    assert "damaged, computed again" in capsys.readouterr().out
 
 
 @pytest.mark.slow

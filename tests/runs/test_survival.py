@@ -117,7 +117,7 @@ def test_a_task_takes_over_what_another_one_began(undisturbed, tmp_path):
 def test_tasks_that_would_overwrite_one_another_are_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
     (cfg,) = compose_runs(["overwrite=true", f"outputs={tmp_path}"])
-    with pytest.raises(ValueError, match="use a single one"):
+    with pytest.raises(ValueError, match="use a single task"):
         run_experiment(cfg)
     assert not list(tmp_path.iterdir())
 
