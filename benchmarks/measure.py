@@ -51,10 +51,10 @@ def alternate(ours: Run, other: Run, pairs: int) -> tuple[float, float, float]:
     for run in (ours, other):  # the first one warms up
         run()
     times = [(seconds(ours), seconds(other)) for _ in range(pairs)]
-    mine, theirs = zip(*times, strict=True)
-    return median(mine), median(theirs), median(b / a for a, b in times)
+    own, other = zip(*times, strict=True)
+    return median(own), median(other), median(b / a for a, b in times)
 
 
-def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+def difference(actual: torch.Tensor, expected: torch.Tensor) -> float:
     """The largest difference, relative to the largest entry."""
-    return ((found - expected).abs().max() / expected.abs().max()).item()
+    return ((actual - expected).abs().max() / expected.abs().max()).item()

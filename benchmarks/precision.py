@@ -34,7 +34,7 @@ def measure(device: torch.device, pairs: int) -> Iterator[Row]:
     }
     full = fid("fp32", device)
     for name in PRECISIONS[device.type]:
-        mine, base, ratio = alternate(
+        own_time, base, ratio = alternate(
             lambda name=name: sampled(name), lambda: sampled("fp32"), pairs
         )
         each = BATCH * solver.nfe(10)
@@ -44,7 +44,7 @@ def measure(device: torch.device, pairs: int) -> Iterator[Row]:
             "precision",
             f"digits, {name}, and fp32",
             "ms per image and evaluation",
-            1e3 * mine / each,
+            1e3 * own_time / each,
             1e3 * base / each,
             ratio,
             "",

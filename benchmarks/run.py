@@ -47,7 +47,7 @@ def machine() -> str:
     )
 
 
-def shown(table: pd.DataFrame) -> pd.DataFrame:
+def formatted(table: pd.DataFrame) -> pd.DataFrame:
     """The table as text for people."""
     text = pd.DataFrame()
     text["part"], text["case"] = table["part"], table["case"]
@@ -69,7 +69,7 @@ def page(table: pd.DataFrame) -> str:
         "    python -m benchmarks.run",
     ]
     for where, rows in table.groupby("machine", sort=False):
-        parts += [where, markdown(shown(rows))]
+        parts += [where, markdown(formatted(rows))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -105,7 +105,7 @@ def main() -> None:
             print(row, flush=True)
             rows.append(row)
         table = keep(rows, part, options.device.split(":")[0])
-    text = shown(table)
+    text = formatted(table)
     drawn = Table(*text.columns)
     for line in text.itertuples(index=False):
         drawn.add_row(*line)

@@ -29,15 +29,15 @@ KINDS = {
 
 def kind(name: str) -> str:
     """The kind of an operation of torch."""
-    found = (kind for kind, parts in KINDS.items() if any(part in name for part in parts))
-    return next(found, "the rest")
+    kinds = (kind for kind, parts in KINDS.items() if any(part in name for part in parts))
+    return next(kinds, "the rest")
 
 
 @torch.no_grad()
 def measure(device: torch.device, pairs: int) -> Iterator[Row]:
     """Per cent of an evaluation's time by kind of operation, of each network in fp32."""
     best = rate(device)
-    card = device.type == "cuda"
+    is_cuda = device.type == "cuda"
     for architecture, batches in BATCHES[device.type].items():
         for size in batches[MIDDLE]:
             runner = Runner(UNet(ARCHITECTURES[architecture]).eval(), device)
@@ -45,13 +45,13 @@ def measure(device: torch.device, pairs: int) -> Iterator[Row]:
             x = torch.randn(size, *arch.image)
             x, t = runner.state_of(x), torch.zeros(1, device=device).expand(size)
             runner(x, t)
-            activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * card]
-            with profile(activities=activities) as made:
+            activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * is_cuda]
+            with profile(activities=activities) as profiler:
                 for _ in range(pairs):
                     runner(x, t)
             times: Counter[str] = Counter()
-            for event in made.key_averages():
-                spent = event.self_device_time_total if card else event.self_cpu_time_total
+            for event in profiler.key_averages():
+                spent = event.self_device_time_total if is_cuda else event.self_cpu_time_total
                 times[kind(event.key)] += spent
             whole = sum(times.values())
             products = sum(times[name] for name in list(KINDS)[:2])

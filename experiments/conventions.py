@@ -64,8 +64,8 @@ def fid_of(row: pd.Series, more: Sequence[str]) -> dict:
     """The FID of a cell: of the main table where it is aligned, else by a run."""
     if row["convention"] == "aligned":
         cell = Cell(row["schedule"], row["solver"], "leading", "", row["steps"], 0)
-        found = Results.load(FOLDER).row("digits", cell)
-        return {} if found is None else {name: found[name] for name in COLUMNS[5:]}
+        result = Results.load(FOLDER).row("digits", cell)
+        return {} if result is None else {name: result[name] for name in COLUMNS[5:]}
     words = [f"{name}={row[name]}" for name in KEY]
     (cfg,) = compose_runs(["dataset=digits", *words, f"samples={ALL_DIGITS}", *more])
     record = collect.row(json.loads(run_experiment(cfg, "conventions").read_text()))
@@ -101,8 +101,8 @@ def main(more: Sequence[str]) -> None:
     """Measure what is missing, then write."""
     path = FOLDER / "conventions.csv"
     table = distances()
-    found = [fid_of(row, more) for _, row in table.iterrows()]
-    table = pd.concat([table, pd.DataFrame(found)], axis=1)[COLUMNS]
+    fids = [fid_of(row, more) for _, row in table.iterrows()]
+    table = pd.concat([table, pd.DataFrame(fids)], axis=1)[COLUMNS]
     write_atomic(path, lambda partial: table.to_csv(partial, index=False))
     write(pd.read_csv(path), FOLDER)
 

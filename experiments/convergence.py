@@ -80,8 +80,8 @@ def orders(table: pd.DataFrame) -> pd.DataFrame:
     """The fitted order of every method beside the expected one, with a verdict."""
     rows = []
     for name, expected in EXPECTED.items():
-        mine = table[(table["solver"] == name) & table["steps"].isin(FITTED[name])]
-        order = -np.polyfit(np.log(mine["steps"]), np.log(mine["error"]), 1)[0]
+        points = table[(table["solver"] == name) & table["steps"].isin(FITTED[name])]
+        order = -np.polyfit(np.log(points["steps"]), np.log(points["error"]), 1)[0]
         agrees = abs(order - expected) <= TOLERANCE[name]
         rows.append(
             {
@@ -104,17 +104,17 @@ def write(table: pd.DataFrame, folder: Path) -> list[Path]:
         "experiments.convergence"
     )
     page.write_text(f"# Convergence\n\n{note}\n\n{markdown(orders(table))}\n")
-    with figure(6.4, 4.6) as (made, (ax,)):
+    with figure(6.4, 4.6) as (fig, (ax,)):
         for name in EXPECTED:
-            mine, (colour, marker, line) = table[table["solver"] == name], STYLES[name, "leading"]
+            rows, (colour, marker, line) = table[table["solver"] == name], STYLES[name, "leading"]
             order = orders(table).set_index("method")["fitted"][NAMES[name]]
             label = f"{NAMES[name]}, order {order}"
-            ax.plot(mine["steps"], mine["error"], line, color=colour, marker=marker, label=label)
+            ax.plot(rows["steps"], rows["error"], line, color=colour, marker=marker, label=label)
         ax.set(xscale="log", yscale="log", xlabel="steps", ylabel="error at t = 50 (RMS)")
         ax.set_title("Gaussian mixture, exact network")
         plain_log(ax.xaxis, STEPS)
         ax.legend()
-        return [page, *save(made, folder / "convergence")]
+        return [page, *save(fig, folder / "convergence")]
 
 
 def main() -> None:

@@ -61,17 +61,17 @@ def simulate(d: int, n: int, simulations: int, seed: int = 0) -> dict[str, float
 
 def write(table: pd.DataFrame, folder: Path) -> list[Path]:
     """coverage.md and the figure, from coverage.csv."""
-    shown = table.astype({"features": str, "images": str, "simulations": str})
+    display = table.astype({"features": str, "images": str, "simulations": str})
     for name in NAMES:
-        shown[name] = [f"{100 * share:.1f} %" for share in table[name]]
+        display[name] = [f"{100 * share:.1f} %" for share in table[name]]
     page = folder / "coverage.md"
     _, covered, uncovered = __doc__.split("\n\n", 2)[0], *__doc__.split("\n\n")[2:4]
     page.write_text(
         "# Coverage of the 95 % intervals\n\n"
         f"{covered.strip()}\n\n{uncovered.strip()}\n\n    python -m experiments.coverage\n\n"
-        f"{markdown(shown.rename(columns=NAMES))}\n"
+        f"{markdown(display.rename(columns=NAMES))}\n"
     )
-    with figure(7, 4) as (made, (ax,)):
+    with figure(7, 4) as (fig, (ax,)):
         places = range(len(table))
         looks = (("#0072B2", "o", -0.12), ("#D55E00", "D", 0.12), ("#7F7F7F", "x", 0.0))
         for (name, label), (colour, marker, shift) in zip(NAMES.items(), looks, strict=True):
@@ -95,7 +95,7 @@ def write(table: pd.DataFrame, folder: Path) -> list[Path]:
         ax.set(ylabel="intervals that hold the truth (%)", ylim=(None, 101))
         ax.set_title("Block jackknife on Gaussian features, exact reference")
         ax.legend(loc="lower left")
-        return [page, *save(made, folder / "coverage")]
+        return [page, *save(fig, folder / "coverage")]
 
 
 def main() -> None:

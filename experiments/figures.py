@@ -44,7 +44,7 @@ def figure(
 ) -> Iterator[tuple[Figure, list[Axes]]]:
     """A figure of some panels side by side, in rows, in the common look, closed afterwards."""
     with plt.rc_context(LOOK):
-        made, axes = plt.subplots(
+        fig, axes = plt.subplots(
             rows,
             panels // rows,
             figsize=(width, height),
@@ -53,16 +53,16 @@ def figure(
             layout="constrained",
         )
         try:
-            yield made, list(axes.flat)
+            yield fig, list(axes.flat)
         finally:
-            plt.close(made)
+            plt.close(fig)
 
 
-def save(made: Figure, stem: Path) -> list[Path]:
+def save(fig: Figure, stem: Path) -> list[Path]:
     """STEM.png and STEM.svg, without dates, so the same data give the same files."""
     paths = [stem.with_suffix(".png"), stem.with_suffix(".svg")]
-    made.savefig(paths[0], dpi=150, metadata={"Software": None})
-    made.savefig(paths[1], metadata={"Date": None})
+    fig.savefig(paths[0], dpi=150, metadata={"Software": None})
+    fig.savefig(paths[1], metadata={"Date": None})
     return paths
 
 

@@ -67,16 +67,16 @@ def band(schedule: Schedule, data: Tensor, t: float) -> tuple[float, float, floa
 def norms(denoiser: Denoiser, schedule: Schedule, solver: str, x_T: Tensor) -> dict[float, Tensor]:
     """The norms [B] at every node of a trajectory, by its time."""
     table = pndm.plan(SOLVERS[solver](), schedule, steps=STEPS)
-    found = {table.nodes[0].time: x_T.flatten(1).norm(dim=1)}
+    norms = {table.nodes[0].time: x_T.flatten(1).norm(dim=1)}
 
     def note(row: int, x: Tensor) -> None:
         if table.rows[row].ends is not None:
-            found[table.nodes[table.rows[row].ends].time] = x.flatten(1).norm(dim=1)
+            norms[table.nodes[table.rows[row].ends].time] = x.flatten(1).norm(dim=1)
 
     pndm.sample(
         denoiser, x_T, solver=SOLVERS[solver](), schedule=schedule, steps=STEPS, callback=note
     )
-    return found
+    return norms
 
 
 def measure(model: str) -> pd.DataFrame:
@@ -102,8 +102,8 @@ def shares(table: pd.DataFrame) -> pd.DataFrame:
     """The share of samples outside the band: the most at any node on the way, and at the end."""
     rows = []
     for solver in METHODS:
-        mine = table[table["solver"] == solver].sort_values("time")
-        last, way = mine.iloc[0], mine.iloc[1:]
+        nodes = table[table["solver"] == solver].sort_values("time")
+        last, way = nodes.iloc[0], nodes.iloc[1:]
         worst = way.loc[way["outside"].idxmax()]
         most = f"{100 * worst['outside']:.1f} % (t = {worst['time']:g})"
         end = f"{100 * last['outside']:.1f} %"
@@ -121,24 +121,24 @@ def write(table: pd.DataFrame, folder: Path) -> list[Path]:
         f"samples).\n\n    python -m experiments.manifold --model {model}\n\n"
         f"{markdown(shares(table))}\n"
     )
-    with figure(11.5, 4.2, 2, sharey=False) as (made, (left, right)):
+    with figure(11.5, 4.2, 2, sharey=False) as (fig, (left, right)):
         true = table[table["solver"] == METHODS[0]].sort_values("time", ascending=False)
         sides = (true["time"], true["low"], true["high"])
         left.fill_between(*sides, color="0.88", label="99 % of noised data")
         for solver in METHODS:
-            mine = table[table["solver"] == solver]
+            rows = table[table["solver"] == solver]
             colour, marker, line = STYLES[solver, "leading"]
             look = {"color": colour, "marker": marker, "ls": line, "ms": 5}
-            left.plot(mine["time"], mine["norm"], label=NAMES[solver], **look)
-            right.plot(mine["time"], 100 * mine["outside"], **look)
+            left.plot(rows["time"], rows["norm"], label=NAMES[solver], **look)
+            right.plot(rows["time"], 100 * rows["outside"], **look)
         left.set(title="median norm of the samples", ylabel="‖x‖")
         right.set(title="samples outside the band of noised data", ylabel="%")
         right.axhline(1, color="0.3", lw=1, ls=(0, (4, 2)), label="noised data itself")
         for ax in (left, right):
             ax.set_xlabel("time t of the noise")
             ax.invert_xaxis()
-        made.legend(loc="outside right center")
-        return [page, *save(made, folder / f"manifold_{model}")]
+        fig.legend(loc="outside right center")
+        return [page, *save(fig, folder / f"manifold_{model}")]
 
 
 def main() -> None:

@@ -34,13 +34,13 @@ def samples(weights: str, architecture: str | None, count: int) -> Tensor:
     """Images [count, 1, 8, 8] uint8 by PLMS in 50 steps from the seeds 0, 1, …"""
     network = pndm.models.load(weights, architecture=architecture)
     schedule, solver = pndm.schedules.linear(), pndm.solvers.plms()
-    made = []
+    batches = []
     for first in range(0, count, 250):
         seeds = range(first, min(first + 250, count))
         x_T = pndm.initial_noise(seeds, (1, 8, 8))
         x_0 = pndm.sample(network, x_T, solver=solver, schedule=schedule, steps=50)
-        made.append(images.to_uint8(x_0))
-    return torch.cat(made)
+        batches.append(images.to_uint8(x_0))
+    return torch.cat(batches)
 
 
 def row(name: str, of: Tensor, to_name: str, to: Tensor) -> dict[str, object]:

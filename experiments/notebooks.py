@@ -35,12 +35,12 @@ def executed(path: Path) -> NotebookNode:
 def values(notebook: NotebookNode) -> list[tuple[str, list[str]]]:
     """Each cell's source and what it shows as text; pictures count as being there."""
     return [
-        (cell.source, [shown(output) for output in cell.get("outputs", [])])
+        (cell.source, [as_text(output) for output in cell.get("outputs", [])])
         for cell in notebook.cells
     ]
 
 
-def shown(output: NotebookNode) -> str:
+def as_text(output: NotebookNode) -> str:
     """An output as text, without what changes from run to run."""
     text = output.get("text") or output.get("data", {}).get("text/plain", output.output_type)
     return re.sub(r"0x[0-9a-f]+", "0x…", text)

@@ -60,8 +60,8 @@ def picture(x_0: Tensor, difference: Tensor) -> Tensor:
 
 def draw(path: Path) -> None:
     """A row for each method, a column for each number of evaluations."""
-    with figure(10, 3.35, 6, sharey=False, rows=2) as (made, axes):
-        made.get_layout_engine().set(wspace=0.06, hspace=0.05)
+    with figure(10, 3.35, 6, sharey=False, rows=2) as (fig, axes):
+        fig.get_layout_engine().set(wspace=0.06, hspace=0.05)
         pairs = [(solver, count) for solver in METHODS for count in EVALUATIONS]
         for ax, (solver, count) in zip(axes, pairs, strict=True):
             x_0, difference, nfe = cell(solver, count)
@@ -77,7 +77,7 @@ def draw(path: Path) -> None:
                 height = x_0.shape[2]
                 ax.set_yticks([(height - 1) / 2, (3 * height + 1) / 2], [METHODS[solver], "error"])
                 ax.tick_params(length=0)
-        made.savefig(path, dpi=150, metadata={"Software": None})
+        fig.savefig(path, dpi=150, metadata={"Software": None})
 
 
 def main() -> None:

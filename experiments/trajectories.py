@@ -72,7 +72,7 @@ def between(solver: str, pair: tuple[int, int], count: int = STEPS + 1, steps: i
 def draw(rows: dict[str, Tensor], title: str, below: str, stem: Path) -> list[Path]:
     """Rows of images with their names."""
     with figure(9, 0.86 * len(rows) + 0.7, len(rows), sharey=False, rows=len(rows)) as (
-        made,
+        fig,
         axes,
     ):
         for ax, (name, strip) in zip(axes, rows.items(), strict=True):
@@ -83,9 +83,9 @@ def draw(rows: dict[str, Tensor], title: str, below: str, stem: Path) -> list[Pa
             ax.grid(False)
             for side in ax.spines.values():
                 side.set_visible(False)
-        made.suptitle(title)
+        fig.suptitle(title)
         axes[-1].set_xlabel(below)
-        return save(made, stem)[:1]
+        return save(fig, stem)[:1]
 
 
 def main() -> None:

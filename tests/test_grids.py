@@ -153,7 +153,7 @@ BAD = {
     "above the noise": ([1000, 500, -1], None, "outside"),
     "evaluated below 0": ([999, -0.5, -1], None, "below 0"),
     "no grid": (None, None, "a name or a list"),
-    "another number of steps": ([999, 500, -1], 3, "makes 2"),
+    "another number of steps": ([999, 500, -1], 3, "times has 2"),
 }
 
 

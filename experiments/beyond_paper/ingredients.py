@@ -96,7 +96,7 @@ def distances() -> list[Cell]:
     few = [method for method in CLASSICAL if method.weights in ("fixed", "t")]
     begun = [method for method in STARTED if method.weights == "fixed" and method.order in (2, 4)]
     best = [method for method in (*PSEUDO, *OF_IMAGES) if method.order in (2, 3)]
-    found = {
+    cells_by_nfe = {
         nfe: [
             *_cells((*PSEUDO, *OF_IMAGES, *few, *begun), SOME_GRIDS, (nfe,)),
             *(_cells(best, ("linspace", "trailing"), (nfe,)) if nfe == 10 else ()),
@@ -104,7 +104,7 @@ def distances() -> list[Cell]:
         ]
         for nfe in (10, 5, 20, 15, 50)
     }
-    return [cell for cells in found.values() for cell in cells]
+    return [cell for cells in cells_by_nfe.values() for cell in cells]
 
 
 def _cells(methods, grids, evaluations) -> Iterator[Cell]:

@@ -111,7 +111,7 @@ def document(folder: Path) -> str:
 def draw(folder: Path) -> list[Path]:
     """Distance and FID against evaluations, on the leading grid, for both schedules."""
     fid, rmse = (transfer_x_gradient.load(name, folder) for name in ("fid", "rmse"))
-    with figure(11, 8, 4, sharey=False, rows=2) as (made, axes):
+    with figure(11, 8, 4, sharey=False, rows=2) as (fig, axes):
         for ax, (schedule, (data, name, title)) in zip(
             axes,
             (
@@ -133,8 +133,8 @@ def draw(folder: Path) -> list[Path]:
             ax.set(xscale="log", yscale="log", xlabel="evaluations", title=f"{schedule}: {title}")
             plain_log(ax.xaxis, EVALUATIONS)
             plain_log(ax.yaxis)
-        made.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=9)
-        return save(made, folder / transfer_x_gradient.NAME)
+        fig.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=9)
+        return save(fig, folder / transfer_x_gradient.NAME)
 
 
 def chosen(data: pd.DataFrame, schedule: str, method: Method, grid: str) -> pd.DataFrame:
@@ -149,7 +149,7 @@ def block(folder: Path) -> str:
     """The README's part: the best at ten evaluations against the paper's."""
     comparison = ten_nfe.compare(folder)
     comparison = comparison[comparison["seed"] > 0]  # seed set 0 chose, and so is too kind
-    shown = pd.DataFrame(
+    display = pd.DataFrame(
         [
             {
                 "schedule": row["schedule"],
@@ -171,7 +171,7 @@ def block(folder: Path) -> str:
             "compared on seed sets 1 and 2 with DDIM in 1000 steps and F-PNDM in 50:",
             "    python -m experiments.beyond_paper.ten_nfe\n"
             "    python -m experiments.beyond_paper.page",
-            markdown(shown) if len(shown) else "not run",
+            markdown(display) if len(display) else "not run",
             "What each choice contributes, at 5 to 50 evaluations: "
             "[transfer part × gradient part × grid](experiments/results/transfer_x_gradient.md).",
         ]

@@ -74,17 +74,20 @@ def compare(folder: Path) -> pd.DataFrame:
             other = paper.without(
                 "digits", TableCell(row["schedule"], solver, "leading", "", steps, row["seed"])
             )
-            found = {**row[["schedule", "grid", "nfe", "seed"]], "method": str(method)}
-            found |= {"fid": round(row["fid"], 4), "against": f"{solver}@{steps}"}
+            comparison = {**row[["schedule", "grid", "nfe", "seed"]], "method": str(method)}
+            comparison |= {"fid": round(row["fid"], 4), "against": f"{solver}@{steps}"}
             if other is None or other["samples"] != row["samples"]:
-                rows.append({**found, "verdict": "not run"})
+                rows.append({**comparison, "verdict": "not run"})
                 continue
             without = (row[list(WITHOUT)] - other[list(WITHOUT)]).astype(float)
             paired = estimate(row["fid"] - other["fid"], without, int(row["samples"]))
             numbers = {"difference": paired.bias_corrected, "low": paired.low, "high": paired.high}
-            found |= {name: round(value, 4) for name, value in numbers.items()}
-            found |= {"other": round(other["fid"], 4), "verdict": verdict(paired.low, paired.high)}
-            rows.append(found)
+            comparison |= {name: round(value, 4) for name, value in numbers.items()}
+            comparison |= {
+                "other": round(other["fid"], 4),
+                "verdict": verdict(paired.low, paired.high),
+            }
+            rows.append(comparison)
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

@@ -105,8 +105,8 @@ class Results:
         """What as many images of the data itself score against the reference, where known."""
         counts = self.cells["samples"][self.cells["dataset"] == dataset].unique()
         same = (self.floors["dataset"] == dataset) & self.floors["samples"].isin(counts)
-        found = self.floors["fid"][same] if len(counts) == 1 else ()
-        return float(found.iloc[0]) if len(found) else None
+        values = self.floors["fid"][same] if len(counts) == 1 else ()
+        return float(values.iloc[0]) if len(values) else None
 
 
 def command(row: Any) -> str:
@@ -128,10 +128,10 @@ def _load(path: Path, columns: list[str]) -> pd.DataFrame:
     if not path.exists():
         return _sorted(pd.DataFrame(columns=columns), columns)
     kinds = {name: kind for name, kind in WHOLE.items() if name in columns}
-    found = pd.read_csv(path, dtype=kinds, keep_default_na=True)
-    if list(found.columns) != columns:
+    table = pd.read_csv(path, dtype=kinds, keep_default_na=True)
+    if list(table.columns) != columns:
         raise ValueError(f"{path} is not a table of this version: collect the runs again")
-    return _sorted(found, columns)
+    return _sorted(table, columns)
 
 
 def _sorted(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:

@@ -94,7 +94,7 @@ def row(record: dict[str, Any]) -> dict[str, Any]:
     if record["schema"] != SCHEMA:
         raise ValueError(f"schema {record['schema']} is not of this version")
     adaptive = record["solver"] == "pf"
-    found = {
+    row = {
         **{name: record[name] for name in ("dataset", "schedule", "solver", "convention")},
         **{name: operator.index(record[name]) for name in ("samples", "seed")},
         **{name: record[name] for name in ("precision", "model", "code")},
@@ -110,7 +110,7 @@ def row(record: dict[str, Any]) -> dict[str, Any]:
     if record["status"] == "complete":
         fid, seconds = record["fid"], record["seconds"]
         intervals = {name: fid.get(name) for name in ("bias_corrected", "se", "low", "high")}
-        found |= {
+        row |= {
             "nfe": number(record["nfe"]),
             "fid": None if fid["value"] is None else number(fid["value"]),
             **{name: value and round(value, 6) for name, value in intervals.items()},
@@ -119,7 +119,7 @@ def row(record: dict[str, Any]) -> dict[str, Any]:
             "seconds": round(seconds["sampling"] + seconds["features"], 1),
             "error": fid.get("reason"),
         }
-    return found
+    return row
 
 
 def number(value: Any) -> float:
@@ -153,8 +153,8 @@ def choose(reading: Records, codes: Sequence[str] = (), samples: int | None = No
     frame, notes = reading.frame, list(reading.notes)
     if codes:
         frame = leave_out(frame, frame["code"].isin(codes), notes, "of other code")
-    wanted = frame["dataset"].map(lambda name: samples or SAMPLES.get(name, 50_000))
-    frame = leave_out(frame, frame["samples"] == wanted, notes, "of another number of images")
+    expected = frame["dataset"].map(lambda name: samples or SAMPLES.get(name, 50_000))
+    frame = leave_out(frame, frame["samples"] == expected, notes, "of another number of images")
     require_one_kind(frame, codes)
     rank = frame["status"].map({"complete": 2, "failed": 1}).fillna(0)
     frame = frame.assign(rank=rank).sort_values(["rank", "started"])
@@ -168,9 +168,9 @@ def require_one_kind(frame: pd.DataFrame, codes: Sequence[str]) -> None:
         for name in MUST_MATCH:
             counts = rows[name].value_counts()
             if len(counts) > 1 and not (name == "code" and set(counts.index) <= set(codes)):
-                there = ", ".join(f"{value} ({count})" for value, count in counts.items())
+                listing = ", ".join(f"{value} ({count})" for value, count in counts.items())
                 cure = "--code NAME takes one" if name == "code" else "collect them apart"
-                raise ConfigError(f"{dataset} has runs of several {name}: {there}: {cure}")
+                raise ConfigError(f"{dataset} has runs of several {name}: {listing}: {cure}")
         for model, files in rows.groupby("model")["weights"].unique().items():
             if len(files) > 1:
                 raise ConfigError(f"{model} has runs of several weights: {list(files)}")
@@ -220,8 +220,8 @@ def collect(reading: Records, old: Results, keep: bool = False) -> tuple[Results
     frame = reading.frame
     notes, loo = list(reading.notes), []
     for _, measured in frame[frame["fid"].notna()].iterrows():
-        found = leave_one_out(measured)
-        (notes if isinstance(found, str) else loo).append(found)
+        distances = leave_one_out(measured)
+        (notes if isinstance(distances, str) else loo).append(distances)
     cells = frame.assign(command=[command(row) for _, row in frame.iterrows()])
     new = Results(cells[COLUMNS], pd.DataFrame(loo, columns=JACKKNIFE), floors(cells))
     return old.replace(new, keep), notes
@@ -232,9 +232,9 @@ def floors(cells: pd.DataFrame) -> pd.DataFrame:
     rows = []
     if (cells["dataset"] == "digits").any():
         features = extract_features(datasets.digits(), load_extractor("digits"))
-        found = split_half_fid(torch.cat(list(features)))
-        row = {"dataset": "digits", "samples": found["n_perfect"], "extractor": "digits"}
-        rows.append({**row, "fid": round(found["perfect"], 4), "sd": round(found["sd"], 4)})
+        halves = split_half_fid(torch.cat(list(features)))
+        row = {"dataset": "digits", "samples": halves["n_perfect"], "extractor": "digits"}
+        rows.append({**row, "fid": round(halves["perfect"], 4), "sd": round(halves["sd"], 4)})
     return pd.DataFrame(rows, columns=FLOORS)
 
 

@@ -149,7 +149,7 @@ def tasks(
     from pndm.runs.job import Job
     from pndm.runs.record import is_complete
 
-    found = []
+    tasks = []
     for seed in seeds:
         for schedule in schedules:
             for line in lines(seed):
@@ -158,8 +158,8 @@ def tasks(
                     cell = Cell(schedule, line.solver, line.grid, line.options, steps, seed)
                     nfe = build_solver(cfg.solver).nfe(cfg.steps) or PF_NFE
                     done = has_weights(cfg) and is_complete(Job(cfg))
-                    found.append(Task(cell, cfg, nfe, done))
-    return sorted(found, key=lambda task: task.rank)
+                    tasks.append(Task(cell, cfg, nfe, done))
+    return sorted(tasks, key=lambda task: task.rank)
 
 
 def overrides(
@@ -171,8 +171,8 @@ def overrides(
     words += [f"grid={line.grid}", f"seed={seed}", *line.options.split()]
     words += [f"steps={steps}"] if steps else []
     words += [f"samples={ALL_DIGITS}"] if dataset == "digits" else []
-    given = {word.partition("=")[0] for word in more}
-    return [word for word in words if word.partition("=")[0] not in given] + list(more)
+    keys = {word.partition("=")[0] for word in more}
+    return [word for word in words if word.partition("=")[0] not in keys] + list(more)
 
 
 def show_plan(todo: Sequence[Task], seconds: float) -> None:

@@ -48,10 +48,10 @@ def plan(dataset: str, schedules: Sequence[str], seeds: Sequence[int]) -> pd.Dat
 
 def show_plan(table: pd.DataFrame, dataset: str) -> None:
     """Print the plan and its sum."""
-    shown = Table(*table.columns)
+    display = Table(*table.columns)
     for row in table.itertuples(index=False):
-        shown.add_row(row[0], row[1], str(row[2]), f"{row[3]:,}", f"{row[4]:.1f}")
-    Console().print(shown)
+        display.add_row(row[0], row[1], str(row[2]), f"{row[3]:,}", f"{row[4]:.1f}")
+    Console().print(display)
     total = table["GPU hours"].sum()
     print(
         f"{dataset}: {table['cells'].sum()} cells, about {total:.1f} GPU hours at "
@@ -61,9 +61,9 @@ def show_plan(table: pd.DataFrame, dataset: str) -> None:
 
 def compare(results: Results, dataset: str) -> pd.DataFrame:
     """Every published number of a dataset next to ours, and whether they agree."""
-    theirs = published()
+    numbers = published()
     rows = []
-    for _, number in theirs[theirs["dataset"] == dataset].iterrows():
+    for _, number in numbers[numbers["dataset"] == dataset].iterrows():
         row = {name: number[name] for name in ("schedule", "method", "steps")}
         row |= {"published": number["fid"], "source": number["source"]}
         rows.append({**row, **judged(ours(results, dataset, number), number["fid"])})
@@ -84,23 +84,23 @@ def judged(row: pd.Series | None, value: float) -> dict:
     """Our FID, and whether the published one lies within t₁₉ standard errors of it."""
     if row is None or row["status"] != "complete" or pd.isna(row["fid"]):
         return {"verdict": "not run"}
-    found = {"fid": row["fid"], "se": row["se"]}
+    result = {"fid": row["fid"], "se": row["se"]}
     if pd.isna(row["se"]):
-        return {**found, "verdict": "no uncertainty known"}
+        return {**result, "verdict": "no uncertainty known"}
     if math.isclose(row["fid"], value, abs_tol=T_19 * row["se"]):
-        return {**found, "verdict": "within the uncertainty"}
-    return {**found, "verdict": "ours is lower" if row["fid"] < value else "ours is higher"}
+        return {**result, "verdict": "within the uncertainty"}
+    return {**result, "verdict": "ours is lower" if row["fid"] < value else "ours is higher"}
 
 
 def show_comparison(table: pd.DataFrame) -> None:
     """Print the comparison."""
-    shown = Table("schedule", "method", "steps", "published", "ours", "verdict", "source")
+    display = Table("schedule", "method", "steps", "published", "ours", "verdict", "source")
     for row in table.itertuples(index=False):
         fid = "" if pd.isna(row.fid) else f"{row.fid:.2f} ± {row.se:.2f}"
         steps = "" if pd.isna(row.steps) else str(row.steps)
-        theirs = f"{row.published:.2f}"
-        shown.add_row(row.schedule, row.method, steps, theirs, fid, row.verdict, row.source)
-    Console().print(shown)
+        value = f"{row.published:.2f}"
+        display.add_row(row.schedule, row.method, steps, value, fid, row.verdict, row.source)
+    Console().print(display)
 
 
 @command

@@ -73,5 +73,5 @@ def claimed(results: Results):
         else f"{row['difference']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
         for _, row in table.iterrows()
     ]
-    shown = table[["claim", "schedule"]].assign(difference=numbers, verdict=table["verdict"])
-    return shown.rename(columns={"difference": "difference (95 %)", "verdict": "FID is"})
+    display = table[["claim", "schedule"]].assign(difference=numbers, verdict=table["verdict"])
+    return display.rename(columns={"difference": "difference (95 %)", "verdict": "FID is"})

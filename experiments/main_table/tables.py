@@ -58,9 +58,8 @@ def wide(
             for n in (*steps, None):
                 cell = Cell(schedule, line.solver, line.grid, line.options, n, 0)
                 ours = text(results.row(dataset, cell)) if n in line.steps else "–"
-                theirs = of_others(numbers, dataset, cell)
-                shown = f"{ours} [{theirs}]" if theirs else ours
-                row[ADAPTIVE if n is None else str(n)] = shown
+                others = of_others(numbers, dataset, cell)
+                row[ADAPTIVE if n is None else str(n)] = f"{ours} [{others}]" if others else ours
             rows.append(row)
     table = pd.DataFrame(rows)
     return table if any(None in line.steps for line in lines) else table.drop(columns=ADAPTIVE)
@@ -98,8 +97,8 @@ def by_nfe(results: Results, dataset: str) -> pd.DataFrame:
 
 def infinity(results: Results, dataset: str, row: pd.Series) -> str:
     """The value that a cell's blocks extrapolate to."""
-    found = results.without(dataset, Cell(*(row[name] for name in Cell._fields)))
-    return "–" if found is None else f"{found['infinity']:.2f}"
+    values = results.without(dataset, Cell(*(row[name] for name in Cell._fields)))
+    return "–" if values is None else f"{values['infinity']:.2f}"
 
 
 def interval(cell: pd.Series) -> str:
@@ -167,26 +166,28 @@ def caption(results: Results, dataset: str) -> str:
         )
         floor = results.floor(dataset)
         if floor is not None:
-            origin += " As many images of the data that are not the reference would score"
-            origin += f" {floor:.2f}; networks trained on the reference can come nearer to it."
-    theirs = published()
-    if dataset in set(theirs["dataset"]):
+            origin += (
+                f" Held-out real digits would score about {floor:.2f}; the networks were trained"
+            )
+            origin += " on the reference itself, so they can score lower."
+    numbers = published()
+    if dataset in set(numbers["dataset"]):
         origin += " In brackets: published numbers, from experiments/main_table/published.csv."
     return f"{origin}\n\n    {COMMANDS[dataset]}"
 
 
 def summary(results: Results, dataset: str) -> str:
     """How many cells are there, and which failed."""
-    found, failed, total = 0, [], 0
+    complete, failed, total = 0, [], 0
     for cell in _declared(dataset):
         row, total = results.row(dataset, cell), total + 1
         if row is not None and row["status"] == "complete":
-            found += 1
+            complete += 1
         elif row is not None:
             where = f"{cell.schedule} {cell.solver} {cell.steps or ''} {row['status']}"
             reason = "" if pd.isna(row["error"]) else f": {row['error']}"
             failed.append(" ".join(where.split()) + reason)
-    return "\n".join([f"{dataset}: {found} of {total} cells of seed set 0", *failed])
+    return "\n".join([f"{dataset}: {complete} of {total} cells of seed set 0", *failed])
 
 
 def _declared(dataset: str) -> Iterable[Cell]:

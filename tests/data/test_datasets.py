@@ -162,7 +162,9 @@ def test_folder_takes_its_images_in_the_order_of_their_paths(tmp_path):
 
 @pytest.mark.parametrize("sizes", [[], [(4, 4)]])
 def test_a_folder_needs_two_images(tmp_path, sizes):
-    with pytest.raises(datasets.BadImage, match=f"{len(sizes)} images, but a dataset needs at least two"):
+    with pytest.raises(
+        datasets.BadImage, match=f"{len(sizes)} images, but a dataset needs at least two"
+    ):
         datasets.folder(root=fill(tmp_path / "few", sizes))
 
 
