@@ -1,4 +1,4 @@
-"""(b, c) Noise to images with F-PNDM, beside diffusers' network and scheduler on the same weights.
+"""(b, c) Noise to images with F-PNDM, against diffusers' network and scheduler, same weights.
 
 Both take the same noise and make the same evaluations. The share of the machine is the network's
 floating-point operations per second by those of a matrix product and of a wide convolution, the
@@ -26,11 +26,11 @@ BATCHES = {
     "cuda": {"ddpm_cifar10": (1, 64, 256), "digits_linear": (1, 256, 2048)},
 }
 AIMS = {"cpu": {"ddpm_cifar10": 1.1, "digits_linear": 1.5}, "cuda": {"ddpm_cifar10": 2.0}}
-"""How many times as fast as diffusers we aim to be; on a card 3 with bf16 and compilation."""
+"""The target speed-up over diffusers; 3 on a GPU with bf16 and compilation."""
 
 ALL, MIDDLE = slice(None), slice(1, 2)
 COMPILED = {"cpu": ALL, "cuda": MIDDLE}
-"""Of the sizes of batches; a card's compiler tries out so much that one must do."""
+"""Which batch sizes; on a GPU compilation is so slow that one must suffice."""
 
 
 def networks(architecture: str) -> tuple[UNet, UNet2DModel]:

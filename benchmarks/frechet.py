@@ -1,4 +1,4 @@
-"""(d) Statistics of features and the Fréchet distance between them, beside torch-fidelity."""
+"""(d) Feature statistics and their Fréchet distance, compared with torch-fidelity."""
 
 from collections.abc import Iterator
 

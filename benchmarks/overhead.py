@@ -1,4 +1,4 @@
-"""(a) What a step costs besides the network, beside diffusers' schedulers.
+"""(a) The overhead of a step without the network, compared with diffusers' schedulers.
 
 Whole trajectories on the same tensors with a network that costs nothing (it returns one fixed
 tensor), in alternating pairs.

@@ -1,4 +1,4 @@
-"""(e, f, g) What only a whole program shows: peak memory, several processes, the start."""
+"""(e, f, g) Whole programs: peak memory, several processes, start-up time."""
 
 import os
 import subprocess
@@ -67,7 +67,7 @@ print(time.time(), flush=True)
 
 
 def program(code: str, **environment: str) -> str:
-    """What a Python program prints."""
+    """Run a Python program; return its output."""
     command = [sys.executable, "-c", code]
     env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     return subprocess.run(
@@ -97,7 +97,7 @@ def memory() -> Iterator[Row]:
 
 
 def processes(pairs: int) -> Iterator[Row]:
-    """(f) Two processes of one thread each against one of one thread."""
+    """(f) Two single-thread processes against one."""
     words = ["samples=4000", "steps=20", "fid=off", "wandb.mode=disabled", "progress=false"]
     times: dict[int, list[float]] = {1: [], 2: []}
     for _ in range(pairs):
@@ -125,7 +125,7 @@ def processes(pairs: int) -> Iterator[Row]:
 
 
 def start(pairs: int) -> Iterator[Row]:
-    """(g) From the command to its answer, and to the first evaluation of a network."""
+    """(g) From the command to its output, and to the first network evaluation."""
     for words, aim in ((["--help"], 2.0), (["step=5"], 2.0)):
         seconds = []
         for _ in range(pairs):

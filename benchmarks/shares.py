@@ -1,4 +1,4 @@
-"""Where an evaluation's time goes, and what it would take if nothing but its products took any.
+"""The time of an evaluation by kind of operation, and its lower bound from products alone.
 
 Convolutions and matrix products are the libraries' own (oneDNN, cuDNN), the same for everybody:
 their time is the least that an evaluation can take with them, and the rest is ours to save.
@@ -24,11 +24,11 @@ KINDS = {
     "activations": ("silu",),
     "concatenation, sums, copies": ("cat", "add", "copy_", "mul", "upsample", "pool"),
 }
-"""Operations of torch by what their names contain; what is none of these is the rest."""
+"""Kinds of torch operations by substrings of their names; all others are the rest."""
 
 
 def kind(name: str) -> str:
-    """The kind of an operation of torch."""
+    """The kind of a torch operation."""
     kinds = (kind for kind, parts in KINDS.items() if any(part in name for part in parts))
     return next(kinds, "the rest")
 

@@ -30,8 +30,8 @@ SETTINGS = ((4, 200), (8, 200), (8, 600), (16, 600), (16, 1797))
 """Numbers of features D and of images N."""
 
 SCALE, OTHER, WOBBLE = 1.2, 1.15, 0.1
-"""The generators' standard deviations, the reference's being 1, and what the second one adds of
-its own to the first one's noise."""
+"""The generators' standard deviations, the reference's being 1, and the independent noise that
+the second one adds to the first one's."""
 
 AIMS = {"single": 0.90, "paired": 0.93}
 NAMES = {"single": "FID", "paired": "difference of two", "plain": "plain FID ± 2.09 se"}
@@ -60,7 +60,7 @@ def simulate(d: int, n: int, simulations: int, seed: int = 0) -> dict[str, float
 
 
 def write(table: pd.DataFrame, folder: Path) -> list[Path]:
-    """coverage.md and the figure, from coverage.csv."""
+    """Write coverage.md and the figure from coverage.csv."""
     display = table.astype({"features": str, "images": str, "simulations": str})
     for name in NAMES:
         display[name] = [f"{100 * share:.1f} %" for share in table[name]]
@@ -99,7 +99,7 @@ def write(table: pd.DataFrame, folder: Path) -> list[Path]:
 
 
 def main() -> None:
-    """Simulate, write coverage.csv and what follows from it; SystemExit if an aim is missed."""
+    """Simulate, write coverage.csv, the page and the figure; SystemExit if an aim is missed."""
     rows = []
     for d, n in SETTINGS:
         rows.append(simulate(d, n, SIMULATIONS))

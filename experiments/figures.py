@@ -1,4 +1,4 @@
-"""Figures: one look for all of them, written as PNG and SVG."""
+"""Figures in one common style, written as PNG and SVG."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -42,7 +42,7 @@ LOOK = {
 def figure(
     width: float, height: float, panels: int = 1, sharey: bool = True, rows: int = 1
 ) -> Iterator[tuple[Figure, list[Axes]]]:
-    """A figure of some panels side by side, in rows, in the common look, closed afterwards."""
+    """A figure of panels in rows, in the common style, closed afterwards."""
     with plt.rc_context(LOOK):
         fig, axes = plt.subplots(
             rows,
@@ -59,7 +59,7 @@ def figure(
 
 
 def save(fig: Figure, stem: Path) -> list[Path]:
-    """STEM.png and STEM.svg, without dates, so the same data give the same files."""
+    """Write STEM.png and STEM.svg, without dates, so the same data give the same files."""
     paths = [stem.with_suffix(".png"), stem.with_suffix(".svg")]
     fig.savefig(paths[0], dpi=150, metadata={"Software": None})
     fig.savefig(paths[1], metadata={"Date": None})
@@ -67,7 +67,7 @@ def save(fig: Figure, stem: Path) -> list[Path]:
 
 
 def plain_log(axis: Axis, ticks: Sequence[float] = ()) -> None:
-    """Written-out numbers on a logarithmic axis, at `ticks` or at 1, 2, 5, 10 …"""
+    """Label a logarithmic axis with plain numbers, at `ticks` or at 1, 2, 5, 10 …"""
     axis.set_major_locator(FixedLocator(ticks) if ticks else LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axis.set_minor_locator(NullLocator())

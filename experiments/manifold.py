@@ -4,9 +4,9 @@
     python -m experiments.manifold --model digits_linear  # the trained one
 
 ‖x_t‖ along the trajectories of each method against the band that holds 99 % of true noised data
-√ᾱ·x_0 + √(1−ᾱ)·e, and the share of samples outside it. `exact` is E[e | x_t] for the 1,797 scans
-themselves, each blurred by the deviation of its rounding to 17 grey levels, so that what is seen
-is the solver's doing and no network's.
+√ᾱ·x_0 + √(1−ᾱ)·e, and the share of samples outside it. `exact` is E[e | x_t] for the 1,797 scans,
+each blurred by the standard deviation of its rounding to 17 grey levels, so that all deviations
+are due to the solver, not to a network.
 """
 
 import argparse
@@ -28,7 +28,7 @@ METHODS = ("ddim", "plms", "prk", "fon")
 STEPS, SAMPLES, DRAWS = 10, 200, 20_000
 
 INSIDE = (0.005, 0.995)
-"""The quantiles between which noised data counts as on the manifold."""
+"""The quantiles of the band of norms that counts as on the manifold."""
 
 BLUR = (2 / 16) / 12**0.5
 """The standard deviation of rounding to levels 2/16 apart."""
@@ -37,10 +37,10 @@ Denoiser = Callable[[Tensor, Tensor], Tensor]
 
 
 def exact(schedule: Schedule, data: Tensor) -> Denoiser:
-    """The best network for data [N, D], every point of it blurred.
+    """The optimal denoiser for data [N, D], every point of it blurred.
 
-    `analytic.Mixture` with equal variances and weights, by products of matrices, which makes
-    1,797 components cheap.
+    `analytic.Mixture` with equal variances and weights, by matrix products, which makes 1,797
+    components cheap.
     """
 
     def denoiser(x: Tensor, t: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ def shares(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def write(table: pd.DataFrame, folder: Path) -> list[Path]:
-    """manifold_MODEL.md and the figure, from manifold_MODEL.csv."""
+    """Write manifold_MODEL.md and the figure from manifold_MODEL.csv."""
     model = table["model"].iloc[0]
     page = folder / f"manifold_{model}.md"
     page.write_text(
@@ -142,7 +142,7 @@ def write(table: pd.DataFrame, folder: Path) -> list[Path]:
 
 
 def main() -> None:
-    """Measure, write manifold_MODEL.csv and what follows from it."""
+    """Measure, write manifold_MODEL.csv, the page and the figure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="exact", help="exact, or digits_linear")
     table = measure(parser.parse_args().model)

@@ -1,4 +1,4 @@
-"""Trajectory error of the trained networks beside FID: the two are not the same.
+"""Trajectory error of the trained networks compared with FID: the two differ.
 
     python -m experiments.trajectory_error
 
@@ -26,7 +26,7 @@ IMAGES = 16
 
 
 def measure() -> pd.DataFrame:
-    """The error of every method at every number of steps, on both networks."""
+    """Measure the error of every method at every number of steps, on both networks."""
     x_T = pndm.initial_noise(range(IMAGES), (1, 8, 8)).double()
     rows = []
     for name in SCHEDULES:
@@ -48,7 +48,7 @@ def measure() -> pd.DataFrame:
 
 
 def page(table: pd.DataFrame, results: Results) -> str:
-    """Error and FID side by side, in Markdown."""
+    """Error and FID next to each other, in Markdown."""
     rows = []
     for (schedule, solver), group in table.groupby(["schedule", "solver"], sort=False):
         row = {"schedule": schedule, "method": NAMES[solver]}
@@ -67,7 +67,7 @@ def page(table: pd.DataFrame, results: Results) -> str:
 
 
 def write(table: pd.DataFrame, folder: Path, results: Results | None = None) -> list[Path]:
-    """trajectory_error.md and the figure, from trajectory_error.csv and the main table."""
+    """Write trajectory_error.md and the figure from trajectory_error.csv and the main table."""
     path = folder / "trajectory_error.md"
     path.write_text(page(table, results or Results.load(FOLDER)))
     with figure(10.5, 4.4, 2) as (fig, axes):
@@ -87,7 +87,7 @@ def write(table: pd.DataFrame, folder: Path, results: Results | None = None) -> 
 
 
 def main() -> None:
-    """Measure, write trajectory_error.csv and what follows from it."""
+    """Measure, write trajectory_error.csv, the page and the figure."""
     table = measure()
     table.to_csv(FOLDER / "trajectory_error.csv", index=False, float_format="%.6g")
     write(pd.read_csv(FOLDER / "trajectory_error.csv"), FOLDER)

@@ -1,4 +1,4 @@
-"""The page on what lies beyond the paper, from the committed results alone.
+"""The page on the results beyond the paper, from the committed results alone.
 
     python -m experiments.beyond_paper.page
 
@@ -54,14 +54,14 @@ def table(schedule: str, grid: str, folder: Path) -> pd.DataFrame:
 
 
 def written(cell: pd.Series) -> str:
-    """2.79 (0.31): the FID where it was measured, and the distance."""
+    """Format FID, if measured, and distance: 2.79 (0.31)."""
     distance = "" if pd.isna(cell["rmse"]) else f"({cell['rmse']:.3f})"
     fid = "" if pd.isna(cell.get("fid")) else f"{cell['fid']:.2f}"
     return f"{fid} {distance}".strip()
 
 
 def earned(schedule: str, folder: Path, nfe: int = 10, most: int = 10) -> pd.DataFrame:
-    """The cells of the lowest FID at some number of evaluations."""
+    """The cells with the lowest FID at each number of evaluations."""
     fid = transfer_x_gradient.load("fid", folder)
     if fid.empty:
         return pd.DataFrame(columns=["method", "grid", "FID"])
@@ -78,7 +78,7 @@ def earned(schedule: str, folder: Path, nfe: int = 10, most: int = 10) -> pd.Dat
 
 
 def made_by(folder: Path) -> str:
-    """Which code made how many of the cells: of several, none is passed over in silence."""
+    """The number of cells computed by each version of the code."""
     parts = []
     for name, measure in (("fid", "FID"), ("rmse", "distances")):
         counts = transfer_x_gradient.load(name, folder).get("code", pd.Series()).value_counts()
@@ -146,7 +146,7 @@ def chosen(data: pd.DataFrame, schedule: str, method: Method, grid: str) -> pd.D
 
 
 def block(folder: Path) -> str:
-    """The README's part: the best at ten evaluations against the paper's."""
+    """The README's section: the best at ten evaluations against the paper's."""
     comparison = ten_nfe.compare(folder)
     comparison = comparison[comparison["seed"] > 0]  # seed set 0 chose, and so is too kind
     display = pd.DataFrame(

@@ -27,7 +27,7 @@ def table(results: Results) -> pd.DataFrame:
 
 
 def row(results: Results, claim: Claim, dataset: str, schedule: str, seed: int) -> dict:
-    """One claim: the difference without its bias, its interval, and what they say of it."""
+    """One claim: the bias-corrected difference, its interval, and the verdict."""
     first, second = (
         results.without(dataset, Cell(schedule, solver, "leading", "", steps, seed))
         for solver, steps in ((claim.solver, claim.steps), (claim.other, claim.other_steps))
@@ -56,7 +56,7 @@ def verdict(low: float, high: float) -> str:
 
 
 def write(results: Results, folder: Path) -> Path:
-    """results/claims.csv."""
+    """Write results/claims.csv."""
     path = folder / "claims.csv"
     table(results).to_csv(path, index=False)
     return path

@@ -12,7 +12,7 @@ from experiments.main_table.tables import first_seeds, label, schedules
 
 
 def write_fid_by_steps(results: Results, dataset: str, folder: Path) -> list[Path]:
-    """FID against evaluations, a panel for each schedule; nothing where nothing was measured."""
+    """Plot FID against evaluations, one panel per schedule; no figure without measurements."""
     cells = first_seeds(results, dataset)
     if cells.empty:
         return []
@@ -43,7 +43,7 @@ def _handles(ax: Axes) -> list:
 
 
 def draw(ax: Axes, cells: pd.DataFrame, line: Line, colour: str, marker: str, style: str) -> None:
-    """One method's cells with their standard errors (the intervals are of FID without bias)."""
+    """Plot one method's cells with their standard errors (intervals are of bias-corrected FID)."""
     rows = cells[(cells["solver"] == line.solver) & (cells["grid"] == line.grid)]
     rows = rows.sort_values("nfe")
     if rows.empty:

@@ -280,11 +280,11 @@ def test_a_plan_is_of_the_schedules_asked_for(capsys):
 
 def test_verdicts_of_the_comparison():
     row = pd.Series({"status": "complete", "fid": 3.4, "se": 0.05})
-    assert paper.judged(row, 3.34)["verdict"] == "within the uncertainty"
-    assert paper.judged(row, 3.1)["verdict"] == "ours is higher"
-    assert paper.judged(row, 4.0)["verdict"] == "ours is lower"
-    assert paper.judged(None, 4.0) == {"verdict": "not run"}
-    assert paper.judged(pd.Series({**row, "status": "failed"}), 3.4)["verdict"] == "not run"
+    assert paper.verdict_on(row, 3.34)["verdict"] == "within the uncertainty"
+    assert paper.verdict_on(row, 3.1)["verdict"] == "ours is higher"
+    assert paper.verdict_on(row, 4.0)["verdict"] == "ours is lower"
+    assert paper.verdict_on(None, 4.0) == {"verdict": "not run"}
+    assert paper.verdict_on(pd.Series({**row, "status": "failed"}), 3.4)["verdict"] == "not run"
 
 
 # Beyond the paper
