@@ -4,8 +4,8 @@
 
 `aligned` moves x with the ᾱ that the network was trained on and ends at the image; `released`, the
 authors' code, passes t to the network and moves x with ᾱ[t+1]; `diffusers` ends at ᾱ[0]. The
-distance is to the fine solution in the aligned convention, from the same noise and time. The aligned cells
-are the main table's.
+distance is to the fine solution in the aligned convention, from the same noise and time. The
+aligned cells are those of the main table.
 """
 
 import json

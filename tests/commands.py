@@ -52,8 +52,8 @@ def times(folder, pattern):
 
 def complete(folder):
     """The complete records in a folder, by where they lie in it."""
-    found = {str(p.relative_to(folder)): json.loads(p.read_text()) for p in paths(folder)}
-    return {path: record for path, record in found.items() if record["status"] == "complete"}
+    actual = {str(p.relative_to(folder)): json.loads(p.read_text()) for p in paths(folder)}
+    return {path: record for path, record in actual.items() if record["status"] == "complete"}
 
 
 def paths(folder):

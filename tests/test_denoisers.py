@@ -189,8 +189,8 @@ def test_nor_to_networks_data_and_features(setting, defaults):
 
     expected = results()
     SETTINGS[setting]()
-    for ours, theirs in zip(results(), expected, strict=True):
-        assert torch.equal(ours, theirs) and ours.dtype == theirs.dtype
+    for ours, reference in zip(results(), expected, strict=True):
+        assert torch.equal(ours, reference) and ours.dtype == reference.dtype
 
 
 @pytest.mark.parametrize("name", SOLVERS)

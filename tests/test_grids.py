@@ -108,9 +108,9 @@ def test_one_leading_step_warns():
 @pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
 @pytest.mark.parametrize("steps", [2, 4, 5, 8, 10, 20, 25, 40, 50, 100, 125, 200, 250, 500, 1000])
 def test_grids_of_diffusers(spacing, steps):
-    theirs = DDIMScheduler(timestep_spacing=spacing)
-    theirs.set_timesteps(steps)
-    assert times(spacing, steps, make("linear"))[:-1] == tuple(theirs.timesteps.tolist())
+    reference = DDIMScheduler(timestep_spacing=spacing)
+    reference.set_timesteps(steps)
+    assert times(spacing, steps, make("linear"))[:-1] == tuple(reference.timesteps.tolist())
 
 
 def test_evaluations_of_diffusers_pndm():

@@ -238,9 +238,9 @@ def test_steps_of_no_length_do_nothing():
     """The released convention's last table entry is met twice, diffusers' ends where it stands."""
     released = pndm.plan(SOLVERS["ddim"](), make("linear", "released"), grid=[999, 998, 500, -1])
     assert released.rows[0].base == (1.0, ((0, 0.0),)) or released.rows[0].base == plans.STAY
-    theirs = pndm.plan(SOLVERS["ddim"](), make("linear", "diffusers"), 10)
-    (term,) = theirs.rows[-1].base.terms or ((9, 0.0),)
-    assert theirs.rows[-1].base.scale == 1 and term == (9, 0.0)
+    other = pndm.plan(SOLVERS["ddim"](), make("linear", "diffusers"), 10)
+    (term,) = other.rows[-1].base.terms or ((9, 0.0),)
+    assert other.rows[-1].base.scale == 1 and term == (9, 0.0)
 
 
 def test_a_new_method_is_a_value():

@@ -249,10 +249,10 @@ def test_the_wheel_holds_every_package_and_the_configuration():
     folders = {Path(name).parent for name in PACKAGE if name.endswith("__init__.py")}
     conf = ROOT / "conf"
     groups = {conf, *(path for path in conf.iterdir() if path.is_dir())}
-    wanted = {folder.as_posix().replace("/", ".") for folder in folders}
-    wanted |= {"pndm." + ".".join(path.relative_to(ROOT).parts) for path in groups}
+    expected = {folder.as_posix().replace("/", ".") for folder in folders}
+    expected |= {"pndm." + ".".join(path.relative_to(ROOT).parts) for path in groups}
     tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
-    assert set(tools["setuptools"]["packages"]) == wanted
+    assert set(tools["setuptools"]["packages"]) == expected
     assert tools["setuptools"]["package-dir"] == {"pndm.conf": "conf"}
     assert (ROOT / "pndm" / "py.typed").is_file()
 

@@ -58,11 +58,13 @@ def test_alpha_bar_at_real_times(t, name, convention):
 
 def test_conventions_at_their_ends():
     table = [make("linear").alpha_bar(t) for t in range(1000)]
-    released, theirs = make("linear", "released"), make("linear", "diffusers")
+    released, reference = make("linear", "released"), make("linear", "diffusers")
     assert [released.alpha_bar(t) for t in (-1, 0, 0.9, 1, 998, 998.5, 999)] == [
         table[i] for i in (0, 1, 1, 2, 999, 999, 999)
     ]
-    assert [theirs.alpha_bar(t) for t in (-1, -0.5, 0, 999)] == [table[i] for i in (0, 0, 0, 999)]
+    assert [reference.alpha_bar(t) for t in (-1, -0.5, 0, 999)] == [
+        table[i] for i in (0, 0, 0, 999)
+    ]
 
 
 @given(t=real)

@@ -50,7 +50,7 @@ def best(table: pd.DataFrame, schedule: str) -> Cell:
 
 
 def measure(more: Sequence[str], folder: Path) -> None:
-    """Write ten_nfe_cells.csv: the selected cells on all sets of seeds, with jackknife distances."""
+    """Write ten_nfe_cells.csv: the selected cells on all seed sets, with jackknife distances."""
     rows = []
     for schedule in SCHEDULES:
         cell = best(transfer_x_gradient.load("fid", folder), schedule)

@@ -6,8 +6,9 @@
 
 The cells are not a Cartesian product, so they are declared here as data;
 `conf/experiment/fid_by_steps.yaml` has the part that is one. Complete cells are reused,
-interrupted ones continue, and a failed cell is printed and recorded but does not stop the others. Any other
-key=value goes to every run, as in run.py. The abstract's cells come first, then the cheap ones.
+interrupted ones continue, and a failed cell is printed and recorded but does not stop the others.
+Any other key=value goes to every run, as in run.py. The abstract's cells come first, then the
+cheap ones.
 """
 
 import sys

@@ -61,8 +61,8 @@ def test_face_and_scene_are_torchvisions():
     from torchvision.transforms import functional
 
     image = picture(178, 218)
-    theirs = functional.resize(functional.crop(image, 57, 25, 128, 128), 64)
-    assert np.array_equal(datasets.crop_face(image), theirs)
+    reference = functional.resize(functional.crop(image, 57, 25, 128, 128), 64)
+    assert np.array_equal(datasets.crop_face(image), reference)
     wide = picture(400, 300)
     resized = functional.resize(wide, 256)
     assert resized.size == (341, 256)

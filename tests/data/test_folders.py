@@ -82,8 +82,8 @@ def test_links_are_followed_and_each_folder_is_read_once(two, tmp_path):
     (two / "circle").symlink_to(two, target_is_directory=True)
     (tmp_path / "elsewhere/back").symlink_to(two, target_is_directory=True)
     (two / "again").symlink_to(two / "link/deep", target_is_directory=True)
-    found = names(two)
-    assert len(found) == 4 and {Path(name).name for name in found} == {
+    result = names(two)
+    assert len(result) == 4 and {Path(name).name for name in result} == {
         f"{i}.png" for i in range(4)
     }
     (two / "self").symlink_to(two / "self")

@@ -57,8 +57,8 @@ def saved(content, path, **options):
 
 
 def equal(unet: UNet, state: dict) -> bool:
-    found = unet.state_dict()
-    return found.keys() == state.keys() and all(torch.equal(found[k], state[k]) for k in state)
+    result = unet.state_dict()
+    return result.keys() == state.keys() and all(torch.equal(result[k], state[k]) for k in state)
 
 
 def load(path, architecture=TINY, **options) -> UNet:
@@ -158,14 +158,14 @@ def test_score_sde(tmp_path, family):
 @pytest.fixture(scope="module")
 def diffusers_state() -> dict:
     """Our random weights inside diffusers' network: its own names, orders and shapes."""
-    theirs = diffusers_unet(TINY)
+    reference = diffusers_unet(TINY)
     with torch.device("meta"):
         unet = UNet(TINY)
-    keys = {key: torch.tensor(float(i)) for i, key in enumerate(theirs.state_dict())}
+    keys = {key: torch.tensor(float(i)) for i, key in enumerate(reference.state_dict())}
     ours = {int(value): key for key, value in key_maps.rename_keys(keys, unet).items()}
     return {
         key: weights()[ours[i]].reshape(value.shape)
-        for i, (key, value) in enumerate(theirs.state_dict().items())
+        for i, (key, value) in enumerate(reference.state_dict().items())
     }
 
 
@@ -195,19 +195,19 @@ def test_diffusers(tmp_path, diffusers_state, rename, suffix, place):
 
 
 def test_diffusers_writes_such_folders(tmp_path, diffusers_state):
-    theirs = diffusers_unet(TINY)
-    theirs.load_state_dict(diffusers_state)
-    theirs.save_pretrained(tmp_path / "model")
+    reference = diffusers_unet(TINY)
+    reference.load_state_dict(diffusers_state)
+    reference.save_pretrained(tmp_path / "model")
     assert equal(load(tmp_path / "model"), weights())
 
 
 def test_what_diffusers_says_of_its_weights_must_fit(tmp_path, diffusers_state):
     """None of it can be seen in the tensors."""
-    theirs = diffusers_unet(TINY)
-    theirs.load_state_dict(diffusers_state)
-    theirs.save_pretrained(tmp_path / "model")
+    reference = diffusers_unet(TINY)
+    reference.load_state_dict(diffusers_state)
+    reference.save_pretrained(tmp_path / "model")
     path = tmp_path / "model" / "config.json"
-    said = json.loads(path.read_text())
+    message = json.loads(path.read_text())
     for wrong in (
         {"flip_sin_to_cos": True},
         {"freq_shift": 0},
@@ -217,7 +217,7 @@ def test_what_diffusers_says_of_its_weights_must_fit(tmp_path, diffusers_state):
         {"sample_size": 32},
         {"center_input_sample": True},
     ):
-        path.write_text(json.dumps(said | wrong))
+        path.write_text(json.dumps(message | wrong))
         (key,) = wrong
         refused(f"config.json says {key}=", tmp_path / "model")
     path.write_text(json.dumps([1]))
@@ -311,7 +311,7 @@ def test_truncated_files(tmp_path):
         (b"", "empty"),
         (b"\n<!DOCTYPE html><html><title>Google Drive - Quota exceeded</title>", "web page"),
         (b"<?xml version='1.0'?><Error>", "web page"),
-        (b"hello, world" * 100, "no weights file"),
+        (b"hello, world" * 100, "not a weights file"),
     ],
 )
 def test_files_that_hold_no_weights(tmp_path, content, match):

@@ -94,8 +94,8 @@ def refused(weights, match: str) -> str:
 
 def leftovers(weights) -> list[str]:
     """Every file in the cache."""
-    found = (path for path in cache_dir().rglob("*") if path.is_file())
-    return sorted(path.name for path in found if path.suffix != ".lock")
+    result = (path for path in cache_dir().rglob("*") if path.is_file())
+    return sorted(path.name for path in result if path.suffix != ".lock")
 
 
 def test_fetch_and_load(server, weights):

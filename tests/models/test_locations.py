@@ -87,8 +87,8 @@ def test_the_average_and_full_precision_are_preferred(tmp_path):
     for i, name in enumerate(order):
         path = write(tmp_path / name, half="16" in name)
         assert locations.locate(str(tmp_path)) == path
-        wanted = path if i < 4 or i > 5 else tmp_path / order[3]
-        assert locations.locate(str(tmp_path), ema=False) == wanted
+        expected = path if i < 4 or i > 5 else tmp_path / order[3]
+        assert locations.locate(str(tmp_path), ema=False) == expected
     assert is_version(load(tmp_path), 0)
 
 
@@ -177,20 +177,20 @@ def test_the_json_of_others_is_no_card(tmp_path, content):
 
 def test_a_card_says_what_was_trained_on(tmp_path):
     path = write(tmp_path / "w.safetensors")
-    said = {"schedule": "cosine", "timesteps": 100, "prediction": "velocity"}
-    path.with_suffix(".json").write_text(json.dumps(CARD | said | {"sha256": sha256(path)}))
+    message = {"schedule": "cosine", "timesteps": 100, "prediction": "velocity"}
+    path.with_suffix(".json").write_text(json.dumps(CARD | message | {"sha256": sha256(path)}))
     unet = load(path)
-    assert said.items() <= unet.provenance.items()
+    assert message.items() <= unet.provenance.items()
     assert unet.provenance["name"] == "mine" and unet.provenance["ema"] is True
     # and still does when it is written again
     unet.provenance["architecture"] = "digits_cosine"
     pndm.models.checkpoints.save(unet, tmp_path / "new" / "w.safetensors")
-    assert cards.trained_on(tmp_path / "new" / "w.safetensors") == said
+    assert cards.trained_on(tmp_path / "new" / "w.safetensors") == message
 
 
 def test_registered_weights_say_it_too():
-    said = pndm.models.load("digits_cosine").provenance
-    assert (said["schedule"], said["timesteps"]) == ("cosine", 1000)
+    message = pndm.models.load("digits_cosine").provenance
+    assert (message["schedule"], message["timesteps"]) == ("cosine", 1000)
 
 
 SCHEDULERS = [

@@ -409,9 +409,9 @@ def test_workers_end_with_the_run_that_started_them(tmp_path, how):
 
     def left():
         return [
-            found
-            for found in psutil.process_iter(["cmdline"])
-            if str(tmp_path) in " ".join(found.info["cmdline"] or ())
+            result
+            for result in psutil.process_iter(["cmdline"])
+            if str(tmp_path) in " ".join(result.info["cmdline"] or ())
         ]
 
     end = time.monotonic() + 120
