@@ -2,7 +2,7 @@
 
     python -m experiments.strip               # results/strip.png
 
-Digits of the first seeds after 10, 20 and 50 evaluations. Below each row of images stands their
+Digits of the first seeds after 10, 20 and 50 evaluations. Below each row of images is their
 difference to the fine solution of the ODE from the same noise and time. F-PNDM takes as many
 steps as the evaluations allow; each of its first three takes four.
 """

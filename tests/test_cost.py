@@ -1,4 +1,4 @@
-"""What a run will take, foretold and found."""
+"""The predicted cost of runs against measurements."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Grids: their formulas, their number of nodes at every N, and what they refuse."""
+"""Grids: their formulas, their number of nodes at every N, and invalid grids."""
 
 import math
 import warnings

@@ -1,4 +1,4 @@
-"""The adaptive probability flow: right, per image, and honest about its evaluations."""
+"""The adaptive probability flow: accurate, per image, with the true number of evaluations."""
 
 import math
 

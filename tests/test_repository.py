@@ -70,7 +70,7 @@ def relative(paths):
 
 
 def tracked():
-    """The files under version control; none where this is no clone."""
+    """The files under version control; none outside a clone."""
     try:
         done = subprocess.run(
             ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -178,7 +178,7 @@ METHOD_FILES = [name for name in PACKAGE if room(module_of(name)) in pndm.METHOD
 
 @pytest.mark.parametrize("name", METHOD_FILES)
 def test_the_method_needs_torch_alone(name):
-    """And torchode in the adaptive method; nothing of what stands around it."""
+    """And torchode in the adaptive method; nothing else of the package."""
     outside = {"torch", "torchode"} if name == "pndm/probability_flow.py" else {"torch"}
     for target in imports(name):
         top, *rest = target.split(".")
@@ -236,7 +236,7 @@ def test_nothing_imports_upwards(name):
 
 @pytest.mark.parametrize("module", ["pndm", "pndm.config"])
 def test_imports_without_torch(module):
-    """So a typo is answered at once."""
+    """So that a typo is reported at once."""
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 

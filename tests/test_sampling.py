@@ -38,7 +38,7 @@ def sample(network, x, name, schedule, steps, grid="leading", **options):
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("convention", CONVENTIONS)
 def test_evaluations_counted(name, grid, convention):
-    """The network is asked at the plan's times, as often as declared, with one time per image."""
+    """The network is evaluated at the plan's times, as often as declared, one time per image."""
     if grid in CLOCKED and convention == "released":
         pytest.skip("refused: no inverse clock")
     schedule = make("linear", convention)
@@ -136,7 +136,7 @@ def test_gaussian_data_follow_their_closed_form(name, tolerance):
 
 @pytest.mark.parametrize("name", EXACT)
 def test_gaussian_data_of_unit_variance_do_not_move(name):
-    """With N(0, I) data e = √(1−ᾱ)·x, and the ODE stands still."""
+    """With N(0, I) data e = √(1−ᾱ)·x, and dx/dt = 0."""
     if name == "ddpm":
         pytest.skip("adds noise")
     schedule, x = make("linear"), normal(4, 3)
@@ -285,12 +285,12 @@ def test_the_network_is_asked_at_what_the_callback_saw(name):
 
 @pytest.mark.parametrize("name", FIXED)
 def test_memory_is_of_the_order_not_of_the_steps(name):
-    """At most seven of the network's answers, or copies of them, are alive at any evaluation."""
+    """At most seven outputs of the network, or copies of them, are alive at any evaluation."""
     alive, most = weakref.WeakSet(), 0
     network = mlp(size=4)
 
     class Answer(torch.Tensor):
-        """A tensor that can be told from the tensors made of it, but for its copies."""
+        """A tensor that can be distinguished from tensors derived from it, except for copies."""
 
         @classmethod
         def __torch_function__(cls, func, types, args=(), kwargs=None):
@@ -313,7 +313,7 @@ def test_memory_is_of_the_order_not_of_the_steps(name):
 
 @pytest.mark.parametrize("name", FIXED)
 def test_inputs_are_left_alone(name):
-    """x_T is not written to, nothing has a gradient, and an answer that is x itself is fine."""
+    """x_T is not modified, nothing has a gradient, and an output that is x itself is fine."""
     x = normal(2, 4).requires_grad_()
     before = x.detach().clone()
     got = sample(lambda x, t: x, x, name, make("linear"), 12)

@@ -94,11 +94,13 @@ def trajectories() -> Iterator[Cell]:
 def distances() -> list[Cell]:
     """The cells whose FID is measured, those of ten and five evaluations first."""
     few = [method for method in CLASSICAL if method.weights in ("fixed", "t")]
-    begun = [method for method in STARTED if method.weights == "fixed" and method.order in (2, 4)]
+    started = [
+        method for method in STARTED if method.weights == "fixed" and method.order in (2, 4)
+    ]
     best = [method for method in (*PSEUDO, *OF_IMAGES) if method.order in (2, 3)]
     cells_by_nfe = {
         nfe: [
-            *_cells((*PSEUDO, *OF_IMAGES, *few, *begun), SOME_GRIDS, (nfe,)),
+            *_cells((*PSEUDO, *OF_IMAGES, *few, *started), SOME_GRIDS, (nfe,)),
             *(_cells(best, ("linspace", "trailing"), (nfe,)) if nfe == 10 else ()),
             *(_cells(best, ("uniform_lambda", "karras"), (nfe,)) if nfe == 10 else ()),
         ]

@@ -1,4 +1,4 @@
-"""A run with weights of one's own is held against what stands beside them."""
+"""Runs with own weights are checked against the metadata next to them."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from pndm.models.registry import WEIGHTS
 
 @pytest.fixture
 def weights(tmp_path):
-    """The shipped weights for cosine as somebody's own, with their card."""
+    """The shipped cosine weights as a user's own file, with their card."""
     path = WEIGHTS["digits_cosine"].path
     shutil.copy(path, tmp_path / "mine.safetensors")
     shutil.copy(path.with_suffix(".json"), tmp_path / "mine.json")

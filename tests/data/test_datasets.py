@@ -1,4 +1,4 @@
-"""The datasets' preprocessing, and what they say about missing and bad files."""
+"""Preprocessing of the datasets, and their errors for missing and invalid files."""
 
 import io
 

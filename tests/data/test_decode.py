@@ -1,4 +1,4 @@
-"""Image files of every kind: converted to the right 8-bit RGB, or refused in one line."""
+"""Image files of every kind: converted to the right 8-bit RGB, or rejected in one line."""
 
 import struct
 import zlib
@@ -35,7 +35,7 @@ def netpbm(kind, levels, largest):
 
 
 def opened(path):
-    """The pixels and the size that is told from the first bytes."""
+    """The pixels, and the size read from the header."""
     with decode.open_image(path, path.name) as image:
         size = decode.size(image, path.name)
         pixels = np.asarray(decode.rgb(image, path.name))
@@ -183,7 +183,7 @@ def test_the_pictures_of_phones_with_a_preview(tmp_path):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("seed", range(4))
 def test_damaged_files_are_read_or_refused_in_one_line(tmp_path, seed):
-    """Whatever Pillow's readers raise when they meet other bytes than they expect."""
+    """Any error of Pillow's readers for unexpected bytes."""
     random = np.random.default_rng(seed)
     for name in ("16.png", "16.tif", "16.pgm", "still.gif", "opaque.webp", "ink.jpg", "8.tga"):
         RIGHT[name](tmp_path / name)

@@ -1,4 +1,4 @@
-"""Folders of images as people, systems and programs leave them."""
+"""Image folders with hidden files, links and system folders."""
 
 import os
 from pathlib import Path

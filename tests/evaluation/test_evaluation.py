@@ -260,7 +260,7 @@ def test_missing_inception_weights_say_what_to_fetch(home):
 
 
 class Trap:
-    """A pickle that would leave a file behind if it were executed."""
+    """A pickle that would create a file if it were executed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -292,7 +292,7 @@ class Blank(FeatureExtractorInceptionV3):
 
 @pytest.mark.slow
 def test_a_folder_is_judged_by_an_inception_of_random_weights(tmp_path, monkeypatch, capsys):
-    """The whole way of the large datasets: weight file, command line, .npz, features, FID."""
+    """The full path of large datasets: weight file, command line, .npz, features, FID."""
     torch.save({}, tmp_path / "empty.pth")
     torch.manual_seed(0)
     network = Blank("inception-v3-compat", ["2048"], str(tmp_path / "empty.pth"))

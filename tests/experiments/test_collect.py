@@ -25,7 +25,7 @@ PLMS_50 = Cell("linear", "plms", "leading", "", 50, 0)
 
 
 def record(**given):
-    """A record as run.py writes it, with some fields of its own."""
+    """A record as run.py writes it, with some fields changed."""
     solver, schedule = given.get("solver", "plms"), given.get("schedule", "linear")
     fid = {"value": 1.5, "bias_corrected": 1.2, "se": 0.1, "low": 1.0, "high": 1.4}
     fid |= {"extractor": "digits", "reference": "digits all, n=1797, pndm, 0123456789ab"}
@@ -45,7 +45,7 @@ def record(**given):
 
 @pytest.fixture
 def outputs(tmp_path):
-    """A folder of runs, and `put(name, **fields)` that leaves a record there."""
+    """A folder of runs, and `put(name, **fields)` that writes a record there."""
     root = tmp_path / "outputs"
     root.mkdir()
 
@@ -66,7 +66,7 @@ def gathered(root, *codes, samples=None):
 
 
 def results_of(reading):
-    """The results without a look for shards."""
+    """The results without reading shards."""
     nothing = Results.load(Path("nowhere"))
     cells = reading.frame.assign(command="python run.py")[COLUMNS]
     return nothing.replace(Results(cells, nothing.jackknife, nothing.floors))
@@ -271,7 +271,7 @@ def digits():
 
 
 def test_claims_come_from_the_runs_shards(outputs, digits, tmp_path):
-    """Two runs of one set of seeds, in shards that older code made, against pndm.statistics."""
+    """Two runs of one set of seeds, in shards of older code, against `statistics`."""
     root, put = outputs
     extractor, reference = digits
     n, all_blocks = 1797, []

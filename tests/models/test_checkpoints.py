@@ -1,4 +1,4 @@
-"""Every public file format, built here as upstream writes it; and everything that is refused."""
+"""Every public file format, built as upstream writes it; and all rejected files."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def prefixed(state: dict) -> dict:
 
 
 def optimizer() -> dict:
-    """What an optimizer's state_dict looks like: not tensors alone."""
+    """An optimizer's state_dict, which holds not only tensors."""
     moments = {"step": 7, "exp_avg": torch.zeros(3), "exp_avg_sq": torch.zeros(3)}
     return {"state": {0: moments}, "param_groups": [{"lr": 2e-4, "amsgrad": False, "params": [0]}]}
 

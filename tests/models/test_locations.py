@@ -1,4 +1,4 @@
-"""Folders, parts and cards of weights as people have them, and what `convert` must not lose."""
+"""Folders, parts and cards of weights, and the files that `convert` must not overwrite."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def weights(version=0):
 
 
 def write(path, version=0, half=False):
-    """Weights in a file of the kind that its suffix says."""
+    """Write weights in the format of a file's suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {k: v.half() if half else v.clone() for k, v in weights(version).items()}
     (safetensors.torch.save_file if path.suffix == ".safetensors" else torch.save)(state, path)

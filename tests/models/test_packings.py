@@ -1,4 +1,4 @@
-"""Where training codes and wrappers put a network's weights and their average, in small."""
+"""Packings of training codes and wrappers: weights and their average, in small."""
 
 from collections import OrderedDict
 

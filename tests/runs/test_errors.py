@@ -1,4 +1,4 @@
-"""What a person can mend is one line; a bug keeps its traceback, wherever it is shown."""
+"""User errors are one line; a bug keeps its traceback, wherever it is shown."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Precision, layout, compilation and memory: what they may change, and what they may not."""
+"""Precision, layout, compilation and memory: their effects on results, and the invariants."""
 
 import json
 import os
@@ -32,14 +32,14 @@ def inputs(rows=5):
 
 
 def forget_networks():
-    """Drop the networks that this process keeps."""
+    """Clear the networks cached in this process."""
     cached_runner.cache_clear()
     load_network.cache_clear()
 
 
 @pytest.fixture
 def run(tmp_path):
-    """Make a run in a fresh outputs folder; its record."""
+    """Execute a run in a fresh outputs folder; return its record."""
     forget_networks()
 
     def go(*arguments):

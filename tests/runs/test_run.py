@@ -1,4 +1,4 @@
-"""Whole runs: what they record, what they keep, and what they survive."""
+"""Whole runs: their records, cached shards, and recovery."""
 
 import json
 import signal
@@ -35,7 +35,7 @@ KEYS = (
 
 @pytest.fixture(autouse=True)
 def forget_networks():
-    """Some tests break one, and a process keeps the last."""
+    """Some tests break a network, and a process caches the last."""
     yield
     cached_runner.cache_clear()
     load_network.cache_clear()
@@ -43,7 +43,7 @@ def forget_networks():
 
 @pytest.fixture
 def run(tmp_path):
-    """Make a run in a fresh outputs folder; its record and its folder."""
+    """Execute a run in a fresh outputs folder; return its record and folder."""
 
     def go(*arguments):
         (cfg,) = compose_runs([*SMALL, f"outputs={tmp_path}/outputs", *arguments])
@@ -357,7 +357,7 @@ def test_what_was_missing_is_measured_when_it_is_there(run, monkeypatch):
 
 
 def test_a_run_is_named_by_the_reference_that_it_is_judged_by(tmp_path):
-    """Each directory has its own reference, and one that was made again is another."""
+    """Each directory has its own reference, and a recomputed reference is another one."""
     prints = {n: evaluation_hash("folder", "inception", tmp_path / n) for n in "ab"}
     assert prints["a"][1:] == prints["b"][1:] == [None, None]
     path = reference_path("folder", "inception", tmp_path / "a")
@@ -399,7 +399,7 @@ def test_a_shard_in_the_place_of_another_is_made_again(run, monkeypatch, capsys)
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_workers_end_with_the_run_that_started_them(tmp_path, how):
-    """At once where it can tell them, else after the shard that they are making."""
+    """At once if it can signal them, else after their current shard."""
     arguments = ["samples=6000", "steps=60", "solver=ddim", "wandb.mode=disabled", "processes=2"]
     process = start(arguments, tmp_path)
     wait_for(lambda: list(tmp_path.rglob("images/*.npz")), process)

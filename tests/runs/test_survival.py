@@ -83,7 +83,7 @@ def test_of_two_at_once_one_works_and_the_other_reports(tmp_path):
 
 
 STEP = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_ID": "1"}
-"""What Slurm tells both tasks of a step."""
+"""Slurm's environment variables for both tasks of a step."""
 
 
 @pytest.mark.slow

@@ -60,7 +60,7 @@ FIXED = [name for name, factory in SOLVERS.items() if isinstance(factory(), Solv
 # Weights
 
 
-def exact_weights(clock, own, process, stands, t, s):
+def exact_weights(clock, own, process, nodes, t, s):
     """The integrals of the Lagrange polynomials, by mpmath's adaptive quadrature in the time."""
 
     def rho(time):
@@ -72,7 +72,7 @@ def exact_weights(clock, own, process, stands, t, s):
         return {"t": mpf(time), "rho": r, "lambda": -mp.log(r), "1/rho": 1 / r}[name]
 
     def basis(j, x):
-        at = [shows(clock, time) for time in stands]
+        at = [shows(clock, time) for time in nodes]
         return mp.fprod((x - other) / (at[j] - other) for i, other in enumerate(at) if i != j)
 
     def integral(j):
@@ -82,7 +82,7 @@ def exact_weights(clock, own, process, stands, t, s):
         edges = [t, *range(int(mp.ceil(t)) - 1, int(mp.floor(s)), -1), s]
         return mp.quad(inside, [shows(own, time) for time in edges])
 
-    return [integral(j) / (shows(own, s) - shows(own, t)) for j in range(len(stands))]
+    return [integral(j) / (shows(own, s) - shows(own, t)) for j in range(len(nodes))]
 
 
 def time_of(own, process, m):
@@ -211,7 +211,7 @@ def test_order(kind, exact):
 
 
 def test_exact_weights_beat_fixed_ones(exact):
-    """What PNDM's successors changed: the same evaluations, weighed for where they stand."""
+    """What PNDM's successors changed: the same evaluations, weighted for the actual nodes."""
     fixed, in_t, in_rho = (errors(name, (80,), exact)[0] for name in ("ipndm", "deis", "lms"))
     assert in_t < fixed / 10 and in_rho < fixed / 3
 
@@ -313,7 +313,7 @@ def test_floored_steps_are_skipped():
 
 
 def on_our_nodes(kind, schedule, grid, **config):
-    """A scheduler of diffusers that stands where we do; σ = ρ in float64."""
+    """A scheduler of diffusers on our nodes; σ = ρ in float64."""
     result = kind(**config)
     result.set_timesteps(len(grid) - 1)
     result.timesteps = torch.tensor(grid[:-1])
