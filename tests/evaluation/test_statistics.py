@@ -232,7 +232,7 @@ def test_nothing_to_reckon_with_is_one_line(tmp_path):
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
     for call, message in (
         (lambda: statistics.total([]), "no statistics to add up"),
-        (lambda: statistics.extrapolate([small], small), "two blocks at least"),
+        (lambda: statistics.extrapolate([small], small), "at least two blocks, not 1"),
         (lambda: statistics.jackknife(lambda: 0.0), "not none"),
         (lambda: statistics.frechet_distance(small, large), "2 and 3 numbers differ"),
         (lambda: Statistics.load(tmp_path / "other.npz"), "mean, n, scatter missing"),
