@@ -2,11 +2,11 @@
 # make paper   a table of the paper: plan, runs, comparison, as in make paper DATASET=cifar10
 # make test    the fast tests;  make test-slow: the long ones;  make lint: ruff and mypy
 #
-# Each makes .venv first, once, from the exact versions in requirements.lock. To choose
-#   the Python:                  make test PYTHON=python3.12
-#   what pip says and does:      make test PIP_ARGS=-vv
+# Each first creates .venv, once, from the exact versions in requirements.lock. Options:
+#   the Python version:          make test PYTHON=python3.12
+#   pip options:                 make test PIP_ARGS=-vv
 #   the small CPU build of torch (plain torch on x86-64 Linux is a CUDA build of several GB), from
-#   the index that pytorch.org names; `make clean` first where .venv holds the other build:
+#   the index named on pytorch.org; run `make clean` first if .venv has the other build:
 #                                make run TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
 PYTHON = python3 python3.13 python3.12 python3.11
@@ -40,8 +40,8 @@ lint: .venv/complete
 	@$(python) -m ruff format -q --check .
 	@$(python) -m mypy
 
-# Written last, so an installation that was cut short is not taken for whole: it begins anew.
-# The lock constrains rather than lists: a CPU build of torch then brings no CUDA libraries.
+# Written last, so that an interrupted installation is repeated.
+# The lock is used as a constraint, so that a CPU build of torch installs no CUDA libraries.
 .venv/complete: requirements.lock pyproject.toml
 	@test -e $@ || { for python in $(PYTHON); do \
 	    "$$python" -c '$(fits)' 2>/dev/null && exec "$$python" -m venv --clear .venv; done; \
@@ -52,8 +52,8 @@ lint: .venv/complete
 	@$(pip) install $(index) $(PIP_ARGS) --constraint requirements.lock --editable '.[test]'
 	@touch $@
 
-# Keeps what is pinned, unless told otherwise: make lock ARGS="--upgrade-package wandb".
-# For maintainers: it needs uv, as one lock for all Pythons and systems is beyond pip.
+# Keeps pinned versions unless asked to upgrade: make lock ARGS="--upgrade-package wandb".
+# For maintainers: needs uv, since pip cannot lock for several Python versions and systems.
 lock:
 	@uv pip compile --quiet --universal --python-version 3.11 --extra test --no-annotate \
 	  --no-header --no-emit-index-url --output-file requirements.lock $(ARGS) pyproject.toml

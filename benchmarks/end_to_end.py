@@ -1,4 +1,4 @@
-"""(b, c) Noise to images with F-PNDM, beside diffusers' network and scheduler on the same weights.
+"""(b, c) Noise to images with F-PNDM, against diffusers' network and scheduler, same weights.
 
 Both take the same noise and make the same evaluations. The share of the machine is the network's
 floating-point operations per second by those of a matrix product and of a wide convolution, the
@@ -26,11 +26,11 @@ BATCHES = {
     "cuda": {"ddpm_cifar10": (1, 64, 256), "digits_linear": (1, 256, 2048)},
 }
 AIMS = {"cpu": {"ddpm_cifar10": 1.1, "digits_linear": 1.5}, "cuda": {"ddpm_cifar10": 2.0}}
-"""How many times as fast as diffusers we aim to be; on a card 3 with bf16 and compilation."""
+"""The target speed-up over diffusers; 3 on a GPU with bf16 and compilation."""
 
 ALL, MIDDLE = slice(None), slice(1, 2)
 COMPILED = {"cpu": ALL, "cuda": MIDDLE}
-"""Of the sizes of batches; a card's compiler tries out so much that one must do."""
+"""Which batch sizes; on a GPU compilation is so slow that one must suffice."""
 
 
 def networks(architecture: str) -> tuple[UNet, UNet2DModel]:
@@ -77,8 +77,8 @@ def measure(
         aim = AIMS[device.type].get(architecture)
         if aim and precision == "bf16" and compile != "off":
             aim *= 1.5
-        network, theirs = networks(architecture)
-        theirs = theirs.to(device)
+        network, other_network = networks(architecture)
+        other_network = other_network.to(device)
         for size in batches[which]:
             runner = Runner(network, device, precision, compile)
             arch = runner.arch
@@ -90,19 +90,19 @@ def measure(
                 how = {"solver": solver, "schedule": schedule, "steps": STEPS}
                 return pndm.sample(runner, starts[0], **how)
 
-            def other(theirs=theirs, starts=starts):
+            def other(other_network=other_network, starts=starts):
                 scheduler.set_timesteps(STEPS, device=device)
                 x = starts[1]
                 for t in scheduler.timesteps:
-                    x = scheduler.step(theirs(x, t).sample, t, x, return_dict=False)[0]
+                    x = scheduler.step(other_network(x, t).sample, t, x, return_dict=False)[0]
                 return x
 
             began = time.perf_counter()
-            found = ours()
+            result = ours()
             start = time.perf_counter() - began
-            mine, them, ratio = alternate(ours, other, pairs)
+            own_time, other_time, ratio = alternate(ours, other, pairs)
             each = solver.nfe(STEPS) * size
-            share = flops(architecture) * each / mine / machine
+            share = flops(architecture) * each / own_time / machine
             how = f"{precision}, {'eager' if runner.mode is None else runner.mode}"
             note = f"{100 * share:.0f} % of {machine / 1e9:.0f} GFLOP/s"
             note += f"; compiled in {start:.0f} s" if runner.mode else ""
@@ -111,12 +111,12 @@ def measure(
                 "end to end",
                 f"{architecture}, batch {size}, {how}",
                 "ms per image and evaluation",
-                1e3 * mine / each,
-                1e3 * them / each,
+                1e3 * own_time / each,
+                1e3 * other_time / each,
                 ratio,
                 f"{aim}×" if aim else "",
                 ratio >= aim if aim else None,
-                difference(found, other()),
+                difference(result, other()),
                 note,
             )
 

@@ -1,4 +1,4 @@
-"""(d) Statistics of features and the Fréchet distance between them, beside torch-fidelity."""
+"""(d) Feature statistics and their Fréchet distance, compared with torch-fidelity."""
 
 from collections.abc import Iterator
 
@@ -30,15 +30,15 @@ def measure(device: torch.device, pairs: int) -> Iterator[Row]:
         rows = a.double().numpy()
         return rows.mean(axis=0), np.cov(rows, rowvar=False)
 
-    mine, other = ours(), Statistics.of(b)
-    theirs, others = fid_features_to_statistics(a), fid_features_to_statistics(b)
+    ours_a, other = ours(), Statistics.of(b)
+    fidelity, others = fid_features_to_statistics(a), fid_features_to_statistics(b)
     cases = (
         ("statistics, streamed in shards, and numpy's", ours, numpy, None),
         ("statistics", ours, lambda: fid_features_to_statistics(a), None),
         (
             "distance",
-            lambda: frechet_distance(mine, other),
-            lambda: fid_statistics_to_metric(theirs, others, verbose=False),
+            lambda: frechet_distance(ours_a, other),
+            lambda: fid_statistics_to_metric(fidelity, others, verbose=False),
             2.0,
         ),
         (
@@ -48,18 +48,18 @@ def measure(device: torch.device, pairs: int) -> Iterator[Row]:
             1.3,
         ),
     )
-    found = frechet_distance(mine, other)
-    expected = fid_statistics_to_metric(theirs, others, verbose=False)[KEY_METRIC_FID]
+    actual = frechet_distance(ours_a, other)
+    expected = fid_statistics_to_metric(fidelity, others, verbose=False)[KEY_METRIC_FID]
     for case, run, another, aim in cases:
-        us, them, ratio = alternate(run, another, pairs)
+        own_time, other_time, ratio = alternate(run, another, pairs)
         yield Row(
             "Fréchet",
             f"{case}, {IMAGES:,} × {DIMENSION}",
             "s",
-            us,
-            them,
+            own_time,
+            other_time,
             ratio,
             f"{aim}×" if aim else "",
             ratio >= aim if aim else None,
-            abs(found - expected) / expected,
+            abs(actual - expected) / expected,
         )

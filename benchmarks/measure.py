@@ -1,4 +1,4 @@
-"""Alternating measurements: two ways to one result, in turn, so that both meet the same load."""
+"""Alternating measurements of two implementations, so that both see the same load."""
 
 import time
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import torch
 
 
 class Row(NamedTuple):
-    """A comparison: ours, another's, and what was aimed at.
+    """A comparison: our time, the other's, and the target.
 
     `ratio` is the median over pairs of other ÷ ours, so above 1 ours is the better one; where
     there is no other, what `aim` is about. `difference` is that of the results, relative to the
@@ -32,7 +32,7 @@ Run = Callable[[], object]
 
 
 def seconds(run: Run) -> float:
-    """Wall time of a call, a graphics card's queue empty at both ends."""
+    """Wall time of a call, with the GPU's work queue empty before and after."""
     synchronize()
     began = time.perf_counter()
     run()
@@ -41,20 +41,20 @@ def seconds(run: Run) -> float:
 
 
 def synchronize() -> None:
-    """Wait for the graphics card, where there is one."""
+    """Synchronise the GPU, if there is one."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def alternate(ours: Run, other: Run, pairs: int) -> tuple[float, float, float]:
-    """Median seconds of each, and the median of other ÷ ours, over pairs of calls in turn."""
-    for run in (ours, other):  # the first one warms up
+    """Median seconds of each, and the median of other ÷ ours, over alternating pairs of calls."""
+    for run in (ours, other):  # warm-up
         run()
     times = [(seconds(ours), seconds(other)) for _ in range(pairs)]
-    mine, theirs = zip(*times, strict=True)
-    return median(mine), median(theirs), median(b / a for a, b in times)
+    own, other = zip(*times, strict=True)
+    return median(own), median(other), median(b / a for a, b in times)
 
 
-def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+def difference(actual: torch.Tensor, expected: torch.Tensor) -> float:
     """The largest difference, relative to the largest entry."""
-    return ((found - expected).abs().max() / expected.abs().max()).item()
+    return ((actual - expected).abs().max() / expected.abs().max()).item()

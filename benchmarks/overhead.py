@@ -1,4 +1,4 @@
-"""(a) What a step costs besides the network, beside diffusers' schedulers.
+"""(a) The overhead of a step without the network, compared with diffusers' schedulers.
 
 Whole trajectories on the same tensors with a network that costs nothing (it returns one fixed
 tensor), in alternating pairs.
@@ -45,14 +45,14 @@ def measure(device: torch.device, pairs: int) -> Iterator[Row]:
                 return x
 
             with warnings.catch_warnings(action="ignore"):
-                mine, theirs, ratio = alternate(ours, other, pairs)
+                own_time, other_time, ratio = alternate(ours, other, pairs)
             case = f"{name}, {'×'.join(map(str, shape))}"
             yield Row(
                 "overhead",
                 case,
                 "µs per evaluation",
-                mine / nfe * 1e6,
-                theirs / nfe * 1e6,
+                own_time / nfe * 1e6,
+                other_time / nfe * 1e6,
                 ratio,
                 f"{AIM}× ({type(scheduler).__name__})" if name == "plms" else "",
                 ratio >= AIM if name == "plms" else None,

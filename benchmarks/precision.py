@@ -1,4 +1,4 @@
-"""What a lower precision of the network costs in quality and saves in time, on digits."""
+"""Quality and time of lower network precisions, on digits."""
 
 import json
 import tempfile
@@ -13,13 +13,13 @@ from pndm.runs.network import Runner
 from pndm.runs.run import run_experiment
 
 PRECISIONS = {"cpu": ("fp64", "bf16"), "cuda": ("fp64", "tf32", "bf16", "fp16")}
-"""What each kind of device has besides fp32."""
+"""The precisions of each device type besides fp32."""
 
 BATCH = 250
 
 
 def measure(device: torch.device, pairs: int) -> Iterator[Row]:
-    """Time, distance of the images and FID of each precision, beside fp32."""
+    """Time, distance of the images and FID of each precision, compared with fp32."""
     schedule, solver = pndm.schedules.linear(), pndm.solvers.plms()
     x_T = pndm.initial_noise(range(BATCH), (1, 8, 8))
 
@@ -34,7 +34,7 @@ def measure(device: torch.device, pairs: int) -> Iterator[Row]:
     }
     full = fid("fp32", device)
     for name in PRECISIONS[device.type]:
-        mine, base, ratio = alternate(
+        own_time, base, ratio = alternate(
             lambda name=name: sampled(name), lambda: sampled("fp32"), pairs
         )
         each = BATCH * solver.nfe(10)
@@ -44,7 +44,7 @@ def measure(device: torch.device, pairs: int) -> Iterator[Row]:
             "precision",
             f"digits, {name}, and fp32",
             "ms per image and evaluation",
-            1e3 * mine / each,
+            1e3 * own_time / each,
             1e3 * base / each,
             ratio,
             "",

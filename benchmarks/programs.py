@@ -1,4 +1,4 @@
-"""(e, f, g) What only a whole program shows: peak memory, several processes, the start."""
+"""(e, f, g) Whole programs: peak memory, several processes, start-up time."""
 
 import os
 import subprocess
@@ -67,7 +67,7 @@ print(time.time(), flush=True)
 
 
 def program(code: str, **environment: str) -> str:
-    """What a Python program prints."""
+    """Run a Python program; return its output."""
     command = [sys.executable, "-c", code]
     env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     return subprocess.run(
@@ -97,11 +97,11 @@ def memory() -> Iterator[Row]:
 
 
 def processes(pairs: int) -> Iterator[Row]:
-    """(f) Two processes of one thread each against one of one thread."""
+    """(f) Two single-thread processes against one."""
     words = ["samples=4000", "steps=20", "fid=off", "wandb.mode=disabled", "progress=false"]
     times: dict[int, list[float]] = {1: [], 2: []}
     for _ in range(pairs):
-        for number, found in times.items():
+        for number, seconds in times.items():
             with tempfile.TemporaryDirectory() as outputs:
                 command = [sys.executable, "run.py", *words, f"outputs={outputs}"]
                 env = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -110,7 +110,7 @@ def processes(pairs: int) -> Iterator[Row]:
                     [*command, f"processes={number}"], cwd=ROOT, env=env, check=True,
                     capture_output=True,
                 )  # fmt: skip
-                found.append(time.perf_counter() - began)
+                seconds.append(time.perf_counter() - began)
     two, one = median(times[2]), median(times[1])
     yield Row(
         "processes",
@@ -125,26 +125,26 @@ def processes(pairs: int) -> Iterator[Row]:
 
 
 def start(pairs: int) -> Iterator[Row]:
-    """(g) From the command to its answer, and to the first evaluation of a network."""
+    """(g) From the command to its output, and to the first network evaluation."""
     for words, aim in ((["--help"], 2.0), (["step=5"], 2.0)):
-        found = []
+        seconds = []
         for _ in range(pairs):
             began = time.perf_counter()
             subprocess.run([sys.executable, "run.py", *words], cwd=ROOT, capture_output=True)
-            found.append(time.perf_counter() - began)
+            seconds.append(time.perf_counter() - began)
         name = f"python run.py {' '.join(words)}"
-        taken = median(found)
+        taken = median(seconds)
         yield Row("start", name, "s", taken, None, None, f"{aim} s", taken <= aim)
     ours, other = [], []
     for _ in range(pairs):
         with tempfile.TemporaryDirectory() as outputs:
-            for code, found in ((START, ours), (OTHER_START, other)):
+            for code, seconds in ((START, ours), (OTHER_START, other)):
                 began = time.time()
-                found.append(float(program(code.replace("{outputs}", outputs))) - began)
-    mine, them = median(ours), median(other)
+                seconds.append(float(program(code.replace("{outputs}", outputs))) - began)
+    own_time, other_time = median(ours), median(other)
     ratio = median(b / a for a, b in zip(ours, other, strict=True))
     name = "to the first evaluation; diffusers: imports, network, scheduler"
-    yield Row("start", name, "s", mine, them, ratio, "", None)
+    yield Row("start", name, "s", own_time, other_time, ratio, "", None)
 
 
 def measure(device: torch.device, pairs: int) -> Iterator[Row]:

@@ -1,10 +1,10 @@
-"""Speed beside the alternatives, as anyone can repeat it: one command, one table.
+"""Speed compared with the alternatives: one command, one table.
 
     python -m benchmarks.run                      # everything; results/cpu.csv and .md, or cuda
-    python -m benchmarks.run overhead programs    # these parts anew, the others stay
+    python -m benchmarks.run overhead programs    # only these parts
 
 Each part alternates ours and the other, and tells medians and the median of their ratios; it is
-kept as soon as it is measured.
+saved as soon as it is measured.
 """
 
 import argparse
@@ -39,7 +39,7 @@ LIBRARIES = ("torch", "diffusers", "torch-fidelity", "numpy")
 
 
 def machine() -> str:
-    """What it ran on, and with what."""
+    """The hardware and the versions."""
     versions = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
     return (
         f"{hardware()}, {torch.get_num_threads()} threads; Python "
@@ -47,8 +47,8 @@ def machine() -> str:
     )
 
 
-def shown(table: pd.DataFrame) -> pd.DataFrame:
-    """The table as text for people."""
+def formatted(table: pd.DataFrame) -> pd.DataFrame:
+    """The table as formatted text."""
     text = pd.DataFrame()
     text["part"], text["case"] = table["part"], table["case"]
     text["unit"] = table["unit"]
@@ -69,12 +69,12 @@ def page(table: pd.DataFrame) -> str:
         "    python -m benchmarks.run",
     ]
     for where, rows in table.groupby("machine", sort=False):
-        parts += [where, markdown(shown(rows))]
+        parts += [where, markdown(formatted(rows))]
     return "\n\n".join(parts) + "\n"
 
 
 def keep(rows: list[Row], part: str, device: str) -> pd.DataFrame:
-    """Write a part's rows in the place of those that were there; the whole table."""
+    """Replace a part's rows in the table file; return the whole table."""
     path = RESULTS / f"{device}.csv"
     RESULTS.mkdir(exist_ok=True)
     new = pd.DataFrame(rows).assign(command=part, machine=machine())
@@ -89,7 +89,7 @@ def keep(rows: list[Row], part: str, device: str) -> pd.DataFrame:
 
 
 def main() -> None:
-    """Measure, print, and keep what was measured whole."""
+    """Measure, print, and save every completed part."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all without any")
     parser.add_argument("--pairs", type=int, default=5)
@@ -105,7 +105,7 @@ def main() -> None:
             print(row, flush=True)
             rows.append(row)
         table = keep(rows, part, options.device.split(":")[0])
-    text = shown(table)
+    text = formatted(table)
     drawn = Table(*text.columns)
     for line in text.itertuples(index=False):
         drawn.add_row(*line)

@@ -1,4 +1,4 @@
-"""Where an evaluation's time goes, and what it would take if nothing but its products took any.
+"""The time of an evaluation by kind of operation, and its lower bound from products alone.
 
 Convolutions and matrix products are the libraries' own (oneDNN, cuDNN), the same for everybody:
 their time is the least that an evaluation can take with them, and the rest is ours to save.
@@ -24,20 +24,20 @@ KINDS = {
     "activations": ("silu",),
     "concatenation, sums, copies": ("cat", "add", "copy_", "mul", "upsample", "pool"),
 }
-"""Operations of torch by what their names contain; what is none of these is the rest."""
+"""Kinds of torch operations by substrings of their names; all others are the rest."""
 
 
 def kind(name: str) -> str:
-    """The kind of an operation of torch."""
-    found = (kind for kind, parts in KINDS.items() if any(part in name for part in parts))
-    return next(found, "the rest")
+    """The kind of a torch operation."""
+    kinds = (kind for kind, parts in KINDS.items() if any(part in name for part in parts))
+    return next(kinds, "the rest")
 
 
 @torch.no_grad()
 def measure(device: torch.device, pairs: int) -> Iterator[Row]:
     """Per cent of an evaluation's time by kind of operation, of each network in fp32."""
     best = rate(device)
-    card = device.type == "cuda"
+    is_cuda = device.type == "cuda"
     for architecture, batches in BATCHES[device.type].items():
         for size in batches[MIDDLE]:
             runner = Runner(UNet(ARCHITECTURES[architecture]).eval(), device)
@@ -45,13 +45,13 @@ def measure(device: torch.device, pairs: int) -> Iterator[Row]:
             x = torch.randn(size, *arch.image)
             x, t = runner.state_of(x), torch.zeros(1, device=device).expand(size)
             runner(x, t)
-            activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * card]
-            with profile(activities=activities) as made:
+            activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * is_cuda]
+            with profile(activities=activities) as profiler:
                 for _ in range(pairs):
                     runner(x, t)
             times: Counter[str] = Counter()
-            for event in made.key_averages():
-                spent = event.self_device_time_total if card else event.self_cpu_time_total
+            for event in profiler.key_averages():
+                spent = event.self_device_time_total if is_cuda else event.self_cpu_time_total
                 times[kind(event.key)] += spent
             whole = sum(times.values())
             products = sum(times[name] for name in list(KINDS)[:2])

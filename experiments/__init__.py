@@ -1,1 +1,1 @@
-"""The paper's tables and figures, one module for each; `results/` holds what they generated."""
+"""The paper's tables and figures, one module for each; `results/` holds the generated files."""

@@ -1,4 +1,4 @@
-"""Arguments of experiments: their own key=value words, and run.py's."""
+"""Arguments of experiments: their own key=value options, and those of run.py."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ from pndm._errors import PndmError, one_line
 
 
 def split(words: Sequence[str], own: dict[str, str]) -> tuple[dict[str, str], list[str]]:
-    """Our own words, with these defaults, and the others, which are run.py's."""
+    """Split the words into own options, with defaults, and the rest, which belongs to run.py."""
     values, others = dict(own), []
     for word in words:
         key, equals, value = word.partition("=")
@@ -19,9 +19,9 @@ def split(words: Sequence[str], own: dict[str, str]) -> tuple[dict[str, str], li
 
 
 def command(main: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str]], None]:
-    """A command whose errors of the user are one line, and which an interrupt loses nothing of.
+    """Wrap a command: user errors are one line, and interrupts leave finished work intact.
 
-    `--help` prints the description of its module.
+    `--help` prints the docstring of its module.
     """
 
     def guarded(words: Sequence[str]) -> None:

@@ -1,11 +1,11 @@
-"""What the released code's shifted index costs: FID and distance by convention.
+"""The effect of the released code's shifted index: FID and distance by convention.
 
     python -m experiments.conventions            # digits: what is missing, then the page
 
 `aligned` moves x with the ᾱ that the network was trained on and ends at the image; `released`, the
-authors' code, tells the network t and moves x with ᾱ[t+1]; `diffusers` ends at ᾱ[0]. The distance
-is to the fine solution in the aligned convention, from the same noise and time. The aligned cells
-are the main table's.
+authors' code, passes t to the network and moves x with ᾱ[t+1]; `diffusers` ends at ᾱ[0]. The
+distance is to the fine solution in the aligned convention, from the same noise and time. The
+aligned cells are those of the main table.
 """
 
 import json
@@ -61,11 +61,11 @@ def distances() -> pd.DataFrame:
 
 
 def fid_of(row: pd.Series, more: Sequence[str]) -> dict:
-    """The FID of a cell: of the main table where it is aligned, else by a run."""
+    """The FID of a cell: from the main table if it is aligned, else by a run."""
     if row["convention"] == "aligned":
         cell = Cell(row["schedule"], row["solver"], "leading", "", row["steps"], 0)
-        found = Results.load(FOLDER).row("digits", cell)
-        return {} if found is None else {name: found[name] for name in COLUMNS[5:]}
+        result = Results.load(FOLDER).row("digits", cell)
+        return {} if result is None else {name: result[name] for name in COLUMNS[5:]}
     words = [f"{name}={row[name]}" for name in KEY]
     (cfg,) = compose_runs(["dataset=digits", *words, f"samples={ALL_DIGITS}", *more])
     record = collect.row(json.loads(run_experiment(cfg, "conventions").read_text()))
@@ -90,7 +90,7 @@ def page(table: pd.DataFrame) -> str:
 
 
 def write(table: pd.DataFrame, folder: Path) -> list[Path]:
-    """conventions.md, from conventions.csv."""
+    """Write conventions.md from conventions.csv."""
     path = folder / "conventions.md"
     path.write_text(page(table))
     return [path]
@@ -98,11 +98,11 @@ def write(table: pd.DataFrame, folder: Path) -> list[Path]:
 
 @command
 def main(more: Sequence[str]) -> None:
-    """Measure what is missing, then write."""
+    """Measure missing cells, then write the page."""
     path = FOLDER / "conventions.csv"
     table = distances()
-    found = [fid_of(row, more) for _, row in table.iterrows()]
-    table = pd.concat([table, pd.DataFrame(found)], axis=1)[COLUMNS]
+    fids = [fid_of(row, more) for _, row in table.iterrows()]
+    table = pd.concat([table, pd.DataFrame(fids)], axis=1)[COLUMNS]
     write_atomic(path, lambda partial: table.to_csv(partial, index=False))
     write(pd.read_csv(path), FOLDER)
 

@@ -1,4 +1,4 @@
-"""Orders of convergence: how fast each method's error falls with its step.
+"""Orders of convergence: the decay of each method's error with its step size.
 
     python -m experiments.convergence
 
@@ -42,11 +42,11 @@ TOLERANCE = dict.fromkeys(EXPECTED, 0.15) | {"fon": 0.3}
 STEPS = (10, 20, 40, 80, 160, 320, 640)
 
 FITTED = dict.fromkeys(EXPECTED, (320, 640)) | {"fon": (80, 160, 320)}
-"""Where the order is read: far enough for the leading term, before rounding shows (FON's)."""
+"""The steps at which the order is fitted: the leading term dominates, rounding is negligible."""
 
 
 def end(solver: Solver, x_T: Tensor, steps: int) -> Tensor:
-    """Where the trajectories from x_T [B, 2] arrive at time END."""
+    """The end points at time END of the trajectories from x_T [B, 2]."""
     grid = np.linspace(START, END, steps + 1)
     return pndm.sample(MIXTURE, x_T, solver=solver, schedule=SCHEDULE, grid=grid)
 
@@ -57,7 +57,7 @@ def rms(x: Tensor) -> float:
 
 
 def measure() -> pd.DataFrame:
-    """The error of every method at every number of steps, and the reference's own."""
+    """Measure the error of every method at every number of steps, and that of the reference."""
     x_T = torch.randn(IMAGES, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     exact = end(REFERENCE, x_T, REFERENCE_STEPS)
     uncertain = rms(exact - end(REFERENCE, x_T, REFERENCE_STEPS // 2))
@@ -77,11 +77,11 @@ def measure() -> pd.DataFrame:
 
 
 def orders(table: pd.DataFrame) -> pd.DataFrame:
-    """The fitted order of every method beside the expected one, with a verdict."""
+    """The fitted and expected order of every method, with a verdict."""
     rows = []
     for name, expected in EXPECTED.items():
-        mine = table[(table["solver"] == name) & table["steps"].isin(FITTED[name])]
-        order = -np.polyfit(np.log(mine["steps"]), np.log(mine["error"]), 1)[0]
+        points = table[(table["solver"] == name) & table["steps"].isin(FITTED[name])]
+        order = -np.polyfit(np.log(points["steps"]), np.log(points["error"]), 1)[0]
         agrees = abs(order - expected) <= TOLERANCE[name]
         rows.append(
             {
@@ -96,7 +96,7 @@ def orders(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def write(table: pd.DataFrame, folder: Path) -> list[Path]:
-    """convergence.md and the figure, from convergence.csv."""
+    """Write convergence.md and the figure from convergence.csv."""
     page = folder / "convergence.md"
     note = (
         "Orders on a Gaussian mixture, float64, `vp` schedule, t from 990 to 50; the reference's "
@@ -104,21 +104,21 @@ def write(table: pd.DataFrame, folder: Path) -> list[Path]:
         "experiments.convergence"
     )
     page.write_text(f"# Convergence\n\n{note}\n\n{markdown(orders(table))}\n")
-    with figure(6.4, 4.6) as (made, (ax,)):
+    with figure(6.4, 4.6) as (fig, (ax,)):
         for name in EXPECTED:
-            mine, (colour, marker, line) = table[table["solver"] == name], STYLES[name, "leading"]
+            rows, (colour, marker, line) = table[table["solver"] == name], STYLES[name, "leading"]
             order = orders(table).set_index("method")["fitted"][NAMES[name]]
             label = f"{NAMES[name]}, order {order}"
-            ax.plot(mine["steps"], mine["error"], line, color=colour, marker=marker, label=label)
+            ax.plot(rows["steps"], rows["error"], line, color=colour, marker=marker, label=label)
         ax.set(xscale="log", yscale="log", xlabel="steps", ylabel="error at t = 50 (RMS)")
         ax.set_title("Gaussian mixture, exact network")
         plain_log(ax.xaxis, STEPS)
         ax.legend()
-        return [page, *save(made, folder / "convergence")]
+        return [page, *save(fig, folder / "convergence")]
 
 
 def main() -> None:
-    """Measure, write convergence.csv and what follows from it; SystemExit if it disagrees."""
+    """Measure, write convergence.csv, the page and the figure; SystemExit if orders disagree."""
     table = measure()
     table.to_csv(FOLDER / "convergence.csv", index=False, float_format="%.6g")
     write(table, FOLDER)

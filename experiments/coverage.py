@@ -30,8 +30,8 @@ SETTINGS = ((4, 200), (8, 200), (8, 600), (16, 600), (16, 1797))
 """Numbers of features D and of images N."""
 
 SCALE, OTHER, WOBBLE = 1.2, 1.15, 0.1
-"""The generators' standard deviations, the reference's being 1, and what the second one adds of
-its own to the first one's noise."""
+"""The generators' standard deviations, the reference's being 1, and the independent noise that
+the second one adds to the first one's."""
 
 AIMS = {"single": 0.90, "paired": 0.93}
 NAMES = {"single": "FID", "paired": "difference of two", "plain": "plain FID ± 2.09 se"}
@@ -60,18 +60,18 @@ def simulate(d: int, n: int, simulations: int, seed: int = 0) -> dict[str, float
 
 
 def write(table: pd.DataFrame, folder: Path) -> list[Path]:
-    """coverage.md and the figure, from coverage.csv."""
-    shown = table.astype({"features": str, "images": str, "simulations": str})
+    """Write coverage.md and the figure from coverage.csv."""
+    display = table.astype({"features": str, "images": str, "simulations": str})
     for name in NAMES:
-        shown[name] = [f"{100 * share:.1f} %" for share in table[name]]
+        display[name] = [f"{100 * share:.1f} %" for share in table[name]]
     page = folder / "coverage.md"
     _, covered, uncovered = __doc__.split("\n\n", 2)[0], *__doc__.split("\n\n")[2:4]
     page.write_text(
         "# Coverage of the 95 % intervals\n\n"
         f"{covered.strip()}\n\n{uncovered.strip()}\n\n    python -m experiments.coverage\n\n"
-        f"{markdown(shown.rename(columns=NAMES))}\n"
+        f"{markdown(display.rename(columns=NAMES))}\n"
     )
-    with figure(7, 4) as (made, (ax,)):
+    with figure(7, 4) as (fig, (ax,)):
         places = range(len(table))
         looks = (("#0072B2", "o", -0.12), ("#D55E00", "D", 0.12), ("#7F7F7F", "x", 0.0))
         for (name, label), (colour, marker, shift) in zip(NAMES.items(), looks, strict=True):
@@ -95,11 +95,11 @@ def write(table: pd.DataFrame, folder: Path) -> list[Path]:
         ax.set(ylabel="intervals that hold the truth (%)", ylim=(None, 101))
         ax.set_title("Block jackknife on Gaussian features, exact reference")
         ax.legend(loc="lower left")
-        return [page, *save(made, folder / "coverage")]
+        return [page, *save(fig, folder / "coverage")]
 
 
 def main() -> None:
-    """Simulate, write coverage.csv and what follows from it; SystemExit if an aim is missed."""
+    """Simulate, write coverage.csv, the page and the figure; SystemExit if an aim is missed."""
     rows = []
     for d, n in SETTINGS:
         rows.append(simulate(d, n, SIMULATIONS))

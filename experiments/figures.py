@@ -1,4 +1,4 @@
-"""Figures: one look for all of them, written as PNG and SVG."""
+"""Figures in one common style, written as PNG and SVG."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -42,9 +42,9 @@ LOOK = {
 def figure(
     width: float, height: float, panels: int = 1, sharey: bool = True, rows: int = 1
 ) -> Iterator[tuple[Figure, list[Axes]]]:
-    """A figure of some panels side by side, in rows, in the common look, closed afterwards."""
+    """A figure of panels in rows, in the common style, closed afterwards."""
     with plt.rc_context(LOOK):
-        made, axes = plt.subplots(
+        fig, axes = plt.subplots(
             rows,
             panels // rows,
             figsize=(width, height),
@@ -53,21 +53,21 @@ def figure(
             layout="constrained",
         )
         try:
-            yield made, list(axes.flat)
+            yield fig, list(axes.flat)
         finally:
-            plt.close(made)
+            plt.close(fig)
 
 
-def save(made: Figure, stem: Path) -> list[Path]:
-    """STEM.png and STEM.svg, without dates, so the same data give the same files."""
+def save(fig: Figure, stem: Path) -> list[Path]:
+    """Write STEM.png and STEM.svg, without dates, so the same data give the same files."""
     paths = [stem.with_suffix(".png"), stem.with_suffix(".svg")]
-    made.savefig(paths[0], dpi=150, metadata={"Software": None})
-    made.savefig(paths[1], metadata={"Date": None})
+    fig.savefig(paths[0], dpi=150, metadata={"Software": None})
+    fig.savefig(paths[1], metadata={"Date": None})
     return paths
 
 
 def plain_log(axis: Axis, ticks: Sequence[float] = ()) -> None:
-    """Written-out numbers on a logarithmic axis, at `ticks` or at 1, 2, 5, 10 …"""
+    """Label a logarithmic axis with plain numbers, at `ticks` or at 1, 2, 5, 10 …"""
     axis.set_major_locator(FixedLocator(ticks) if ticks else LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axis.set_minor_locator(NullLocator())

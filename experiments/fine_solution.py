@@ -1,4 +1,4 @@
-"""The fine solution that trajectories are compared with."""
+"""The fine solution, the reference for trajectories."""
 
 from torch import Tensor
 
@@ -7,11 +7,11 @@ from pndm.execute import Denoiser
 from pndm.schedules import Schedule
 
 STEPS = 250
-"""Steps of Runge-Kutta in ρ (order 4), between whole times."""
+"""Steps of Runge-Kutta in ρ (order 4), between integer times."""
 
 
 def solution(network: Denoiser, schedule: Schedule, x_T: Tensor, start: float) -> Tensor:
-    """The images that a fine fourth-order method reaches from x_T [B, ...] at a time on."""
+    """Compute images from x_T [B, ...] at a start time by a fine fourth-order method."""
     nodes = sorted({round(start * i / STEPS) for i in range(STEPS)} | {start}, reverse=True)
     return pndm.sample(
         network, x_T, solver=pndm.solvers.rk4_rho(), schedule=schedule, grid=[*nodes, -1]

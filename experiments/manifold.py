@@ -4,9 +4,9 @@
     python -m experiments.manifold --model digits_linear  # the trained one
 
 ‖x_t‖ along the trajectories of each method against the band that holds 99 % of true noised data
-√ᾱ·x_0 + √(1−ᾱ)·e, and the share of samples outside it. `exact` is E[e | x_t] for the 1,797 scans
-themselves, each blurred by the deviation of its rounding to 17 grey levels, so that what is seen
-is the solver's doing and no network's.
+√ᾱ·x_0 + √(1−ᾱ)·e, and the share of samples outside it. `exact` is E[e | x_t] for the 1,797 scans,
+each blurred by the standard deviation of its rounding to 17 grey levels, so that all deviations
+are due to the solver, not to a network.
 """
 
 import argparse
@@ -28,7 +28,7 @@ METHODS = ("ddim", "plms", "prk", "fon")
 STEPS, SAMPLES, DRAWS = 10, 200, 20_000
 
 INSIDE = (0.005, 0.995)
-"""The quantiles between which noised data counts as on the manifold."""
+"""The quantiles of the band of norms that counts as on the manifold."""
 
 BLUR = (2 / 16) / 12**0.5
 """The standard deviation of rounding to levels 2/16 apart."""
@@ -37,10 +37,10 @@ Denoiser = Callable[[Tensor, Tensor], Tensor]
 
 
 def exact(schedule: Schedule, data: Tensor) -> Denoiser:
-    """The best network for data [N, D], every point of it blurred.
+    """The optimal denoiser for data [N, D], every point of it blurred.
 
-    `analytic.Mixture` with equal variances and weights, by products of matrices, which makes
-    1,797 components cheap.
+    `analytic.Mixture` with equal variances and weights, by matrix products, which makes 1,797
+    components cheap.
     """
 
     def denoiser(x: Tensor, t: Tensor) -> Tensor:
@@ -67,16 +67,16 @@ def band(schedule: Schedule, data: Tensor, t: float) -> tuple[float, float, floa
 def norms(denoiser: Denoiser, schedule: Schedule, solver: str, x_T: Tensor) -> dict[float, Tensor]:
     """The norms [B] at every node of a trajectory, by its time."""
     table = pndm.plan(SOLVERS[solver](), schedule, steps=STEPS)
-    found = {table.nodes[0].time: x_T.flatten(1).norm(dim=1)}
+    norms = {table.nodes[0].time: x_T.flatten(1).norm(dim=1)}
 
     def note(row: int, x: Tensor) -> None:
         if table.rows[row].ends is not None:
-            found[table.nodes[table.rows[row].ends].time] = x.flatten(1).norm(dim=1)
+            norms[table.nodes[table.rows[row].ends].time] = x.flatten(1).norm(dim=1)
 
     pndm.sample(
         denoiser, x_T, solver=SOLVERS[solver](), schedule=schedule, steps=STEPS, callback=note
     )
-    return found
+    return norms
 
 
 def measure(model: str) -> pd.DataFrame:
@@ -102,8 +102,8 @@ def shares(table: pd.DataFrame) -> pd.DataFrame:
     """The share of samples outside the band: the most at any node on the way, and at the end."""
     rows = []
     for solver in METHODS:
-        mine = table[table["solver"] == solver].sort_values("time")
-        last, way = mine.iloc[0], mine.iloc[1:]
+        nodes = table[table["solver"] == solver].sort_values("time")
+        last, way = nodes.iloc[0], nodes.iloc[1:]
         worst = way.loc[way["outside"].idxmax()]
         most = f"{100 * worst['outside']:.1f} % (t = {worst['time']:g})"
         end = f"{100 * last['outside']:.1f} %"
@@ -112,7 +112,7 @@ def shares(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def write(table: pd.DataFrame, folder: Path) -> list[Path]:
-    """manifold_MODEL.md and the figure, from manifold_MODEL.csv."""
+    """Write manifold_MODEL.md and the figure from manifold_MODEL.csv."""
     model = table["model"].iloc[0]
     page = folder / f"manifold_{model}.md"
     page.write_text(
@@ -121,28 +121,28 @@ def write(table: pd.DataFrame, folder: Path) -> list[Path]:
         f"samples).\n\n    python -m experiments.manifold --model {model}\n\n"
         f"{markdown(shares(table))}\n"
     )
-    with figure(11.5, 4.2, 2, sharey=False) as (made, (left, right)):
+    with figure(11.5, 4.2, 2, sharey=False) as (fig, (left, right)):
         true = table[table["solver"] == METHODS[0]].sort_values("time", ascending=False)
         sides = (true["time"], true["low"], true["high"])
         left.fill_between(*sides, color="0.88", label="99 % of noised data")
         for solver in METHODS:
-            mine = table[table["solver"] == solver]
+            rows = table[table["solver"] == solver]
             colour, marker, line = STYLES[solver, "leading"]
             look = {"color": colour, "marker": marker, "ls": line, "ms": 5}
-            left.plot(mine["time"], mine["norm"], label=NAMES[solver], **look)
-            right.plot(mine["time"], 100 * mine["outside"], **look)
+            left.plot(rows["time"], rows["norm"], label=NAMES[solver], **look)
+            right.plot(rows["time"], 100 * rows["outside"], **look)
         left.set(title="median norm of the samples", ylabel="‖x‖")
         right.set(title="samples outside the band of noised data", ylabel="%")
         right.axhline(1, color="0.3", lw=1, ls=(0, (4, 2)), label="noised data itself")
         for ax in (left, right):
             ax.set_xlabel("time t of the noise")
             ax.invert_xaxis()
-        made.legend(loc="outside right center")
-        return [page, *save(made, folder / f"manifold_{model}")]
+        fig.legend(loc="outside right center")
+        return [page, *save(fig, folder / f"manifold_{model}")]
 
 
 def main() -> None:
-    """Measure, write manifold_MODEL.csv and what follows from it."""
+    """Measure, write manifold_MODEL.csv, the page and the figure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="exact", help="exact, or digits_linear")
     table = measure(parser.parse_args().model)

@@ -1,4 +1,4 @@
-"""Do the digits networks draw digits, or remember them?
+"""Memorisation check: distances of samples to the training digits.
 
     python -m pndm.train dataset=digits schedule=linear holdout=true recipe.iterations=5000
     python -m experiments.memorisation
@@ -31,20 +31,20 @@ COPY = 0.05
 
 
 def samples(weights: str, architecture: str | None, count: int) -> Tensor:
-    """Images [count, 1, 8, 8] uint8 by PLMS in 50 steps from the seeds 0, 1, …"""
+    """Sample images [count, 1, 8, 8] uint8 by PLMS in 50 steps from the seeds 0, 1, …"""
     network = pndm.models.load(weights, architecture=architecture)
     schedule, solver = pndm.schedules.linear(), pndm.solvers.plms()
-    made = []
+    batches = []
     for first in range(0, count, 250):
         seeds = range(first, min(first + 250, count))
         x_T = pndm.initial_noise(seeds, (1, 8, 8))
         x_0 = pndm.sample(network, x_T, solver=solver, schedule=schedule, steps=50)
-        made.append(images.to_uint8(x_0))
-    return torch.cat(made)
+        batches.append(images.to_uint8(x_0))
+    return torch.cat(batches)
 
 
 def row(name: str, of: Tensor, to_name: str, to: Tensor) -> dict[str, object]:
-    """Summary of the distances of some images to a set; of a set to itself, each but itself."""
+    """Summarise the nearest distances of images to a set; in the same set, excluding the image."""
     if of is to:
         distances = torch.stack(
             [
@@ -95,7 +95,7 @@ def markdown(rows: list[dict[str, str]]) -> str:
 
 
 def main() -> None:
-    """Measure, write results/memorisation.csv with where it came from, print the table."""
+    """Measure, write results/memorisation.csv with its provenance, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--held-out", type=Path, default=HELD_OUT)
     parser.add_argument("--samples", type=int, default=1797)

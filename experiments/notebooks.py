@@ -1,4 +1,4 @@
-"""Run the notebooks anew and keep what they show.
+"""Execute the notebooks and save their outputs.
 
 python -m experiments.notebooks              # all of notebooks/
 python -m experiments.notebooks --check      # say whether their values would change
@@ -18,12 +18,12 @@ SECONDS = 300
 
 
 def executed(path: Path) -> NotebookNode:
-    """A notebook with the outputs of a fresh kernel, started in the repository's folder."""
+    """Execute a notebook in a fresh kernel, started in the repository's folder."""
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
     where = {"metadata": {"path": str(FOLDER.parent)}}
-    # what a cell prints may come in any number of parts
+    # a cell's printed output may arrive in any number of parts
     settings = {"timeout": SECONDS, "record_timing": False, "coalesce_streams": True}
     NotebookClient(notebook, resources=where, **settings).execute()
     notebook.metadata = {
@@ -33,27 +33,27 @@ def executed(path: Path) -> NotebookNode:
 
 
 def values(notebook: NotebookNode) -> list[tuple[str, list[str]]]:
-    """Each cell's source and what it shows as text; pictures count as being there."""
+    """Each cell's source and its outputs as text; of a picture only that it exists."""
     return [
-        (cell.source, [shown(output) for output in cell.get("outputs", [])])
+        (cell.source, [as_text(output) for output in cell.get("outputs", [])])
         for cell in notebook.cells
     ]
 
 
-def shown(output: NotebookNode) -> str:
-    """An output as text, without what changes from run to run."""
+def as_text(output: NotebookNode) -> str:
+    """An output as text, without the parts that vary between runs."""
     text = output.get("text") or output.get("data", {}).get("text/plain", output.output_type)
     return re.sub(r"0x[0-9a-f]+", "0x…", text)
 
 
 def changed(path: Path) -> list[int]:
-    """The cells whose values are not what is committed."""
+    """The cells whose outputs differ from the committed ones."""
     old, new = values(nbformat.read(path, as_version=4)), values(executed(path))
     return [i for i, (a, b) in enumerate(zip(old, new, strict=True)) if a != b]
 
 
 def main() -> None:
-    """Execute all; SystemExit naming the cells that differ with --check."""
+    """Execute all notebooks; with --check, SystemExit that names the cells that differ."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="compare, and write nothing")
     check = parser.parse_args().check

@@ -1,4 +1,4 @@
-"""What all pages share: where results are committed, names of methods, Markdown tables."""
+"""Shared by all pages: the results folder, names of methods, Markdown tables."""
 
 from pathlib import Path
 
@@ -10,6 +10,6 @@ NAMES |= {"prk": "pseudo RK", "fon": "FON", "fon_released": "FON as released", "
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """A table of text as Markdown."""
+    """Format a table of text as Markdown."""
     lines = [list(table.columns), ["---"] * table.shape[1], *table.values.tolist()]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,4 +1,4 @@
-"""The generalisation over variance schedules, from what is measured.
+"""The generalisation over variance schedules, from the measurements.
 
     python -m experiments.schedules
 
@@ -27,7 +27,7 @@ IMAGES = 64
 
 
 def measure() -> pd.DataFrame:
-    """The distance to the solution of the same ODE from the same start, on every schedule."""
+    """Measure the distance to the ODE's solution from the same noise, on every schedule."""
     x_T = torch.randn(IMAGES, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     rows = []
     for name, make in pndm.schedules.SCHEDULES.items():
@@ -74,7 +74,7 @@ def page(table: pd.DataFrame, results: Results) -> str:
 
 
 def write(table: pd.DataFrame, folder: Path, results: Results | None = None) -> list[Path]:
-    """schedules.md, from schedules.csv and the main table."""
+    """Write schedules.md from schedules.csv and the main table."""
     path = folder / "schedules.md"
     path.write_text(page(table, results or Results.load(FOLDER)))
     return [path]

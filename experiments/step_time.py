@@ -1,4 +1,4 @@
-"""What a step costs: seconds per step and per evaluation, by method (the paper's time table).
+"""Step time: seconds per step and per evaluation, by method (the paper's time table).
 
     python -m experiments.step_time
 
@@ -26,7 +26,7 @@ PAPER = {"ddim": (0.337, 1.237), "plms": (0.391, 1.433)}
 
 
 def measure(rounds: int = ROUNDS) -> pd.DataFrame:
-    """The median seconds of a run of each method, taken in turn."""
+    """Measure the median seconds of a run of each method, in alternation."""
     network, schedule = pndm.models.load("digits_linear"), pndm.schedules.linear()
     x_T = pndm.initial_noise(range(BATCH), (1, 8, 8))
     noise = pndm.noise.step_noise(range(BATCH), (1, 8, 8))
@@ -80,7 +80,7 @@ def page(table: pd.DataFrame) -> str:
 
 
 def write(table: pd.DataFrame, folder: Path) -> list[Path]:
-    """step_time.md, from step_time.csv."""
+    """Write step_time.md from step_time.csv."""
     path = folder / "step_time.md"
     path.write_text(page(table))
     return [path]

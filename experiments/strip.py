@@ -1,8 +1,8 @@
-"""DDIM and F-PNDM from the same noise, at the same number of evaluations of the network.
+"""A strip of samples: DDIM and F-PNDM from the same noise, at the same number of evaluations.
 
     python -m experiments.strip               # results/strip.png
 
-Digits of the first seeds after 10, 20 and 50 evaluations. Below each row of images stands their
+Digits of the first seeds after 10, 20 and 50 evaluations. Below each row of images is their
 difference to the fine solution of the ODE from the same noise and time. F-PNDM takes as many
 steps as the evaluations allow; each of its first three takes four.
 """
@@ -24,17 +24,17 @@ METHODS = {"ddim": "DDIM", "plms": "F-PNDM"}
 EVALUATIONS = (10, 20, 50)
 SEEDS = range(5)
 DARKEST = 0.3
-"""The difference that is drawn in full colour; pixels lie in [−1, 1]."""
+"""The difference drawn in full colour; pixels are in [−1, 1]."""
 
 
 def most_steps(solver: str, evaluations: int) -> int:
-    """The most steps that a solver takes with no more than so many evaluations."""
+    """The largest number of steps of a solver within a number of evaluations."""
     nfe = SOLVERS[solver]().nfe
     return max(steps for steps in range(1, evaluations + 1) if nfe(steps) <= evaluations)
 
 
 def cell(solver: str, evaluations: int) -> tuple[Tensor, Tensor, int]:
-    """Images [B, 1, 8, 8], their differences to the fine solution, and the evaluations taken."""
+    """Images [B, 1, 8, 8], their differences to the fine solution, and the evaluations of each."""
     schedule, network = pndm.schedules.linear(), pndm.models.load("digits_linear")
     x_T = pndm.initial_noise(SEEDS, (1, 8, 8))
     steps = most_steps(solver, evaluations)
@@ -44,13 +44,13 @@ def cell(solver: str, evaluations: int) -> tuple[Tensor, Tensor, int]:
 
 
 def side_by_side(x: Tensor) -> Tensor:
-    """Images [B, H, W, 3] in a row [H, …, 3], white between them."""
+    """Concatenate images [B, H, W, 3] to a row [H, …, 3], with white gaps."""
     white = torch.ones(x.shape[1], 1, 3)
     return torch.cat([part for image in x for part in (image, white)][:-1], 1)
 
 
 def picture(x_0: Tensor, difference: Tensor) -> Tensor:
-    """The images in grey and below them the differences in colour, red where they are brighter."""
+    """Draw images in grey, and below the differences in colour, red where they are brighter."""
     grey = images.to_uint8(x_0)[:, 0, :, :, None].expand(-1, -1, -1, 3) / 255
     scaled = (difference[:, 0] / DARKEST + 1) / 2
     colours = torch.from_numpy(plt.get_cmap("RdBu_r")(scaled.numpy())[..., :3]).float()
@@ -60,8 +60,8 @@ def picture(x_0: Tensor, difference: Tensor) -> Tensor:
 
 def draw(path: Path) -> None:
     """A row for each method, a column for each number of evaluations."""
-    with figure(10, 3.35, 6, sharey=False, rows=2) as (made, axes):
-        made.get_layout_engine().set(wspace=0.06, hspace=0.05)
+    with figure(10, 3.35, 6, sharey=False, rows=2) as (fig, axes):
+        fig.get_layout_engine().set(wspace=0.06, hspace=0.05)
         pairs = [(solver, count) for solver in METHODS for count in EVALUATIONS]
         for ax, (solver, count) in zip(axes, pairs, strict=True):
             x_0, difference, nfe = cell(solver, count)
@@ -77,7 +77,7 @@ def draw(path: Path) -> None:
                 height = x_0.shape[2]
                 ax.set_yticks([(height - 1) / 2, (3 * height + 1) / 2], [METHODS[solver], "error"])
                 ax.tick_params(length=0)
-        made.savefig(path, dpi=150, metadata={"Software": None})
+        fig.savefig(path, dpi=150, metadata={"Software": None})
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""From noise to digit, method by method, from the same seeds.
+"""Trajectories from noise to digit by several methods, from the same seeds.
 
     python -m experiments.trajectories        # trajectory.png and interpolation.png
 
@@ -24,11 +24,11 @@ METHODS = ("ddim", "s_pndm", "plms", "prk", "fon")
 STEPS, SEED = 10, 7
 
 BETWEEN = ((3, 21), (5, 8), (13, 2))
-"""Pairs of seeds whose noises are joined."""
+"""Pairs of seeds for interpolation."""
 
 
 class Predicting:
-    """A network that keeps the image it predicts at each time where it is asked first."""
+    """A network that stores the predicted image of the first evaluation at each time."""
 
     def __init__(self, network, schedule: Schedule) -> None:
         self.network, self.schedule, self.seen = network, schedule, {}
@@ -50,14 +50,14 @@ def path(solver: str, seed: int = SEED, steps: int = STEPS) -> Tensor:
 
 
 def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
-    """sin((1−s)Ω)/sin Ω·a + sin(sΩ)/sin Ω·b: a share s of the great circle from a to b."""
+    """Spherical interpolation sin((1−s)Ω)/sin Ω·a + sin(sΩ)/sin Ω·b from a to b, s in [0, 1]."""
     angle = math.acos(torch.cosine_similarity(a.flatten(), b.flatten(), dim=0).item())
     sides = math.sin((1 - share) * angle), math.sin(share * angle)
     return (sides[0] * a + sides[1] * b) / math.sin(angle)
 
 
 def between(solver: str, pair: tuple[int, int], count: int = STEPS + 1, steps: int = 50) -> Tensor:
-    """Images [count, 1, 8, 8] from noises between those of two seeds."""
+    """Sample images [count, 1, 8, 8] from interpolations of the noise of two seeds."""
     a, b = pndm.initial_noise(pair, (1, 8, 8))
     x_T = torch.stack([slerp(a, b, i / (count - 1)) for i in range(count)])
     return pndm.sample(
@@ -70,9 +70,9 @@ def between(solver: str, pair: tuple[int, int], count: int = STEPS + 1, steps: i
 
 
 def draw(rows: dict[str, Tensor], title: str, below: str, stem: Path) -> list[Path]:
-    """Rows of images with their names."""
+    """Draw labelled rows of images."""
     with figure(9, 0.86 * len(rows) + 0.7, len(rows), sharey=False, rows=len(rows)) as (
-        made,
+        fig,
         axes,
     ):
         for ax, (name, strip) in zip(axes, rows.items(), strict=True):
@@ -83,9 +83,9 @@ def draw(rows: dict[str, Tensor], title: str, below: str, stem: Path) -> list[Pa
             ax.grid(False)
             for side in ax.spines.values():
                 side.set_visible(False)
-        made.suptitle(title)
+        fig.suptitle(title)
         axes[-1].set_xlabel(below)
-        return save(made, stem)[:1]
+        return save(fig, stem)[:1]
 
 
 def main() -> None:

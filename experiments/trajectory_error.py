@@ -1,4 +1,4 @@
-"""Trajectory error of the trained networks beside FID: the two are not the same.
+"""Trajectory error of the trained networks compared with FID: the two differ.
 
     python -m experiments.trajectory_error
 
@@ -26,7 +26,7 @@ IMAGES = 16
 
 
 def measure() -> pd.DataFrame:
-    """The error of every method at every number of steps, on both networks."""
+    """Measure the error of every method at every number of steps, on both networks."""
     x_T = pndm.initial_noise(range(IMAGES), (1, 8, 8)).double()
     rows = []
     for name in SCHEDULES:
@@ -48,16 +48,16 @@ def measure() -> pd.DataFrame:
 
 
 def page(table: pd.DataFrame, results: Results) -> str:
-    """Error and FID side by side, in Markdown."""
+    """Error and FID next to each other, in Markdown."""
     rows = []
     for (schedule, solver), group in table.groupby(["schedule", "solver"], sort=False):
         row = {"schedule": schedule, "method": NAMES[solver]}
-        for _, found in group.iterrows():
-            cell = Cell(schedule, solver, "leading", "", found["steps"], 0)
+        for _, entry in group.iterrows():
+            cell = Cell(schedule, solver, "leading", "", entry["steps"], 0)
             fid = results.row("digits", cell)
             measured = fid is not None and fid["status"] == "complete"
-            shown = f"{fid['fid']:.2f}" if measured else "not run"
-            row[str(found["steps"])] = f"{found['error']:.3f} / {shown}"
+            text = f"{fid['fid']:.2f}" if measured else "not run"
+            row[str(entry["steps"])] = f"{entry['error']:.3f} / {text}"
         rows.append(row)
     return (
         "# Trajectory error and FID of the trained networks\n\n"
@@ -67,27 +67,27 @@ def page(table: pd.DataFrame, results: Results) -> str:
 
 
 def write(table: pd.DataFrame, folder: Path, results: Results | None = None) -> list[Path]:
-    """trajectory_error.md and the figure, from trajectory_error.csv and the main table."""
+    """Write trajectory_error.md and the figure from trajectory_error.csv and the main table."""
     path = folder / "trajectory_error.md"
     path.write_text(page(table, results or Results.load(FOLDER)))
-    with figure(10.5, 4.4, 2) as (made, axes):
+    with figure(10.5, 4.4, 2) as (fig, axes):
         for ax, schedule in zip(axes, SCHEDULES, strict=True):
             for solver in METHODS:
                 colour, marker, line = STYLES[solver, "leading"]
-                mine = table[(table["schedule"] == schedule) & (table["solver"] == solver)]
+                rows = table[(table["schedule"] == schedule) & (table["solver"] == solver)]
                 look = {"color": colour, "marker": marker, "ls": line, "ms": 5}
-                ax.plot(mine["nfe"], mine["error"], label=NAMES[solver], **look)
+                ax.plot(rows["nfe"], rows["error"], label=NAMES[solver], **look)
             ax.set(xscale="log", yscale="log", title=f"digits, {schedule} schedule")
             ax.set_xlabel("evaluations of the network (NFE)")
             plain_log(ax.xaxis)
             plain_log(ax.yaxis)
         axes[0].set_ylabel("distance to the fine solution (RMS)")
-        made.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
-        return [path, *save(made, folder / "trajectory_error")]
+        fig.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
+        return [path, *save(fig, folder / "trajectory_error")]
 
 
 def main() -> None:
-    """Measure, write trajectory_error.csv and what follows from it."""
+    """Measure, write trajectory_error.csv, the page and the figure."""
     table = measure()
     table.to_csv(FOLDER / "trajectory_error.csv", index=False, float_format="%.6g")
     write(pd.read_csv(FOLDER / "trajectory_error.csv"), FOLDER)

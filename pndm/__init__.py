@@ -12,7 +12,7 @@ METHOD = (
     *("schedules", "grids", "prediction", "noise", "solvers"),
     *("plans", "execute", "probability_flow", "sampling"),
 )
-"""The paper's method: modules that need torch (and torchode) alone, and nothing around them."""
+"""The paper's method: modules that import torch (and torchode) but no other part of pndm."""
 
 AROUND = (
     "models",
@@ -25,10 +25,10 @@ AROUND = (
     "cost",
     "demo",
 )
-"""What stands around the method."""
+"""Everything around the method: models, data, evaluation, runs and commands."""
 
 NAMES = {"plan": "plans", "sample": "sampling", "solve": "sampling", "initial_noise": "noise"}
-"""Functions that are offered here, by the module that defines them."""
+"""Functions exported here, with the module that defines each."""
 
 __all__ = [*NAMES, *METHOD, *AROUND]
 

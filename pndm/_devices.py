@@ -1,4 +1,4 @@
-"""Devices: which one a run uses, and whether it is there."""
+"""Devices: resolve and check the device of a run."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from pndm._errors import InputError
 
 
 def resolve_device(name: str) -> str:
-    """`auto` means CUDA where there is one, and the CPU otherwise."""
+    """Resolve `auto` to CUDA where it is available, else to the CPU."""
     if name != "auto":
         return name
     import torch
@@ -15,7 +15,7 @@ def resolve_device(name: str) -> str:
 
 
 def check_device(name: str) -> None:
-    """InputError where there is no such device on this machine."""
+    """Raise InputError if this machine has no such device."""
     if name in ("auto", "cpu"):
         return
     kind, _, number = name.partition(":")
@@ -30,14 +30,14 @@ def check_device(name: str) -> None:
 
 
 def gpu_count() -> int:
-    """The GPUs of this machine that torch sees."""
+    """The number of GPUs that torch sees on this machine."""
     import torch
 
     return torch.cuda.device_count()
 
 
 def synchronize(device: Any) -> None:
-    """Wait until a device has done all that was queued; a CPU has."""
+    """Wait for all work queued on a device; on a CPU there is none to wait for."""
     if device.type == "cuda":
         import torch
 

@@ -1,4 +1,4 @@
-"""What a person can mend: errors that are shown as one line, without a traceback.
+"""Errors that a user can fix: shown in one line, without a traceback.
 
 Every command shows a `PndmError` in one line. Any other exception is a bug: it keeps its
 traceback, on the terminal and in a run's `status.json`.
@@ -13,11 +13,11 @@ Value = TypeVar("Value")
 
 
 class PndmError(Exception):
-    """Something a person can mend; the message says what is wrong and what to do."""
+    """An error that a user can fix; the message says what is wrong and what to do."""
 
 
 class InputError(PndmError, ValueError):
-    """A value that cannot be used: an argument, a setting, the content of a file."""
+    """An invalid value: an argument, a setting, the content of a file."""
 
 
 class FileError(PndmError, OSError):
@@ -25,7 +25,7 @@ class FileError(PndmError, OSError):
 
 
 class MissingFile(PndmError, FileNotFoundError):
-    """A file that is needed and is not there; the message says where to get it."""
+    """A required file that does not exist; the message says where to get it."""
 
 
 class NonFiniteError(PndmError, FloatingPointError):
@@ -43,9 +43,9 @@ def one_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def file_errors() -> Iterator[None]:
-    """Show what the operating system refuses in the block as one line: raise it as `FileError`.
+    """Re-raise an OSError of the block as `FileError`, which is shown in one line.
 
-    A file that is not there is another matter: where it may be missing, that is asked for.
+    FileNotFoundError passes through: callers that expect a missing file handle it themselves.
     """
     try:
         yield
@@ -56,13 +56,13 @@ def file_errors() -> Iterator[None]:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """ ", did you mean …?" where a known name is close."""
+    """Return ", did you mean …?" if a known name is close, else an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f", did you mean {close[0]}?" if close else ""
 
 
 def lookup(table: Mapping[str, Value], name: str, what: str) -> Value:
-    """An entry by its name; InputError with the nearest of the names there are."""
+    """Return an entry by name; InputError with the closest known name otherwise."""
     if name in table:
         return table[name]
     hint = did_you_mean(str(name), table)

@@ -1,4 +1,4 @@
-"""Provenance: the commit, the hardware and the versions that made a number."""
+"""Provenance: the commit, the hardware and the versions behind a number."""
 
 import os
 import platform
@@ -15,14 +15,14 @@ def commit() -> str | None:
     command = ["git", "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"]
     here = Path(__file__).parent
     try:
-        done = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=10)
+        process = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() or None
+    return process.stdout.strip() or None
 
 
 def hardware() -> str:
-    """The processor, its cores and vectors, and the graphics card where torch sees one."""
+    """The processor, its cores and vector extension, and the GPU if torch sees one."""
     import torch
 
     name = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
@@ -33,13 +33,13 @@ def hardware() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, of this package and of those that a number may depend on."""
-    found = {"python": platform.python_version()}
+    """Versions of Python, of this package and of the dependencies that may affect a number."""
+    installed = {"python": platform.python_version()}
     for package in ("pndm", *PACKAGES):
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             from pndm import __version__
 
-            found[package] = __version__ if package == "pndm" else "missing"
-    return found
+            installed[package] = __version__ if package == "pndm" else "missing"
+    return installed

@@ -1,9 +1,9 @@
-"""What a run will take before it is made: evaluations, operations, time, memory and disk.
+"""The predicted cost of a run: evaluations, operations, time, memory and disk.
 
     python -m pndm.cost dataset=celeba solver=plms steps=50 samples=50000
 
-takes run.py's words, times the run's network for some seconds (`seconds=10`) and multiplies. Where
-the weights are missing, random ones take the same time.
+takes the arguments of run.py, times the run's network for some seconds (`seconds=10`) and
+extrapolates. Missing weights are replaced by random ones, which take the same time.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ from pndm.runs.timing import Timing, time_evaluations
 from pndm.solvers import ProbabilityFlow
 
 SECONDS = 10.0
-"""How long the network is timed."""
+"""The default duration of the timing."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Cost:
 
     `nfe` evaluations of each image and `flops` operations in all (a multiplication and an addition
     are two), `sampling` and `features` seconds (None where there is no extractor), `memory` of
-    this process, or of the GPU, and `disk` in bytes. `timing` is what it is based on.
+    this process, or of the GPU, and `disk` in bytes. `timing` is the measurement behind it.
     """
 
     nfe: float
@@ -62,10 +62,10 @@ class Cost:
 
 
 def predict(cfg: Run, seconds: float = SECONDS) -> Cost:
-    """The cost of a run, from timing its network for so many seconds.
+    """Predict the cost of a run by timing its network for `seconds`.
 
-    CheckpointError where the weights of an adaptive method are missing, as its evaluations depend
-    on them.
+    CheckpointError if the weights of an adaptive method are missing, since its number of
+    evaluations depends on them.
     """
     solver = build_solver(cfg.solver)
     runner = load_runner(cfg)
@@ -95,7 +95,7 @@ def has_weights(cfg: Run) -> bool:
 
 
 def load_runner(cfg: Run) -> Runner:
-    """A run's network, with random weights, as fast as its own, where those are missing."""
+    """Return a run's network, with random weights if its own are missing."""
     if has_weights(cfg):
         return Job(cfg).network
     network = UNet(ARCHITECTURES[architecture(cfg)]).eval()
@@ -111,7 +111,7 @@ def architecture(cfg: Run) -> str:
 
 @cache
 def flops(architecture: str) -> float:
-    """Floating-point operations of one evaluation on one image, counted without any weights."""
+    """Count the floating-point operations of one evaluation on one image, without weights."""
     arch = ARCHITECTURES[architecture]
     with torch.device("meta"):
         x = torch.empty(1, *arch.image)
@@ -122,16 +122,16 @@ def flops(architecture: str) -> float:
 
 
 def time_network(cfg: Run, runner: Runner, seconds: float) -> Timing:
-    """The time of an evaluation in the batches of a run."""
+    """Time an evaluation at the batch size of a run."""
     with tempfile.TemporaryDirectory() as folder:
         size = BatchSize(min(cfg.batch_size, cfg.samples, SHARD), Path(folder))
         return time_evaluations(runner, size, seconds)
 
 
 def time_adaptive(cfg: Run, runner: Runner, seconds: float) -> tuple[float, Timing]:
-    """The evaluations of an image by an adaptive method, and the time of each, from one batch.
+    """Measure the evaluations per image of an adaptive method, and the time of each, on one batch.
 
-    The batch grows until it takes a tenth of the seconds, or is the run's own.
+    The batch grows until it takes a tenth of `seconds`, or reaches the run's batch size.
     """
     batch, largest = 1, min(cfg.batch_size, cfg.samples, SHARD)
     while True:
@@ -144,7 +144,7 @@ def time_adaptive(cfg: Run, runner: Runner, seconds: float) -> tuple[float, Timi
 
 
 def time_features(cfg: Run, runner: Runner, batch: int) -> float | None:
-    """What the features of all images will take; None where there is no extractor."""
+    """Estimate the feature extraction time of all images; None if there is no extractor."""
     try:
         extractor = load_extractor(cfg.dataset.extractor, runner.device)
     except MissingReference:
@@ -160,7 +160,7 @@ def time_features(cfg: Run, runner: Runner, batch: int) -> float | None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes that were reserved on the GPU, else in use by this process."""
+    """The peak bytes reserved on the GPU, else the peak memory of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
     unit = 1 if sys.platform == "darwin" else 1024
@@ -168,7 +168,7 @@ def peak_memory(device: torch.device) -> int:
 
 
 def show(cfg: Run, cost: Cost) -> None:
-    """The prediction as a table."""
+    """Print the prediction as a table."""
     missing = "no extractor here" if cfg.fid == "auto" else "fid=off"
     rate, speed = cost.timing, cost.flops / cost.sampling / 1e9
     rows = {
@@ -188,7 +188,7 @@ def show(cfg: Run, cost: Cost) -> None:
 
 
 def format_duration(seconds: float) -> str:
-    """Seconds in a unit that people read."""
+    """Format a duration in a readable unit."""
     for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.1f} {unit}"
@@ -196,12 +196,12 @@ def format_duration(seconds: float) -> str:
 
 
 def format_size(count: int) -> str:
-    """Bytes in a unit that people read."""
+    """Format a number of bytes in a readable unit."""
     return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 
 def parse_seconds(word: str) -> float:
-    """The value of seconds=…; ConfigError where it is none."""
+    """Parse seconds=…; ConfigError if it is not a positive number."""
     with contextlib.suppress(ValueError):
         seconds = float(word.partition("=")[2])
         if 0 < seconds < math.inf:
@@ -210,7 +210,7 @@ def parse_seconds(word: str) -> float:
 
 
 def main(words: Sequence[str]) -> None:
-    """Predict the cost of each run that is meant; SystemExit with one line if it cannot."""
+    """Predict the cost of each composed run; SystemExit with one line on an error."""
     if {"-h", "--help"} & set(words):
         return print(__doc__)
     own = [word for word in words if word.startswith("seconds=")]

@@ -1,4 +1,4 @@
-"""Grids: the times at which a method stands, from nearly pure noise down to the image.
+"""Grids: the times between which a method steps, from nearly pure noise down to the image.
 
 N nodes t_0 > … > t_{N−1} ≥ 0 where the network is evaluated, then the end t_N, which is −1 (the
 image) on every named grid.
@@ -36,7 +36,7 @@ def linspace_(steps: int, schedule: Schedule) -> list[float]:
 
 
 def trailing(steps: int, schedule: Schedule) -> list[float]:
-    """round(T·i/N) − 1, i from 1 on: counted from the last time downwards."""
+    """round(T·i/N) − 1 for i ≥ 1: spaced from the last time downwards."""
     return [round(schedule.timesteps * i / steps) - 1 for i in range(1, steps + 1)]
 
 
@@ -48,12 +48,12 @@ def quadratic(steps: int, schedule: Schedule) -> list[float]:
 
 
 def uniform_lambda(steps: int, schedule: Schedule) -> list[float]:
-    """Real times even in λ, from T−1 to 0 (Lu et al. 2022)."""
+    """Real times evenly spaced in λ, from T−1 to 0 (Lu et al. 2022)."""
     return _clock_grid(steps, schedule, lambda rho: math.log(rho), lambda y: math.exp(y))
 
 
 def karras(steps: int, schedule: Schedule) -> list[float]:
-    """Real times even in ρ^(1/7), from T−1 to 0 (Karras et al. 2022, eq. 5)."""
+    """Real times evenly spaced in ρ^(1/7), from T−1 to 0 (Karras et al. 2022, eq. 5)."""
     return _clock_grid(steps, schedule, lambda rho: rho ** (1 / 7), lambda y: y**7)
 
 
@@ -63,7 +63,7 @@ def _clock_grid(
     clock: Callable[[float], float],
     inverse: Callable[[float], float],
 ) -> list[float]:
-    """Real times that are even in a function of ρ; the two ends are exact."""
+    """Real times evenly spaced in a function of ρ; the two ends are exact."""
     last = schedule.timesteps - 1
     ends = schedule.node(0).rho, schedule.node(last).rho
     even = linspace(clock(ends[0]), clock(ends[1]), steps)[1:-1]
@@ -79,18 +79,18 @@ GRIDS: dict[str, Callable[[int, Schedule], list[float]]] = {
     "uniform_lambda": uniform_lambda,
     "karras": karras,
 }
-"""The grids by name: (N, schedule) to N ascending times."""
+"""The grids by name: (N, schedule) -> N ascending times."""
 
 
 def named(grid: str) -> Callable[[int, Schedule], list[float]]:
-    """The grid of that name; InputError where there is none."""
+    """Return the grid of that name; InputError if there is none."""
     if grid not in GRIDS:
         raise InputError(f"no grid {grid!r}: use {', '.join(GRIDS)}, or a list of times")
     return GRIDS[grid]
 
 
 def is_whole(number: object) -> TypeGuard[SupportsInt]:
-    """Whether it is a whole number, Python's or NumPy's; a boolean is none."""
+    """Whether a value is an integer, Python's or NumPy's; booleans do not count."""
     return isinstance(number, Integral) and not isinstance(number, bool)
 
 
@@ -98,17 +98,19 @@ def times(grid: Grid, steps: int | None, schedule: Schedule) -> tuple[float, ...
     """The N+1 descending times [t_0, …, t_N] of a named grid, or a list of them, checked.
 
     InputError for an unknown name, steps outside 1…T, and a list that is not strictly descending,
-    leaves [−1, T−1], stands below 0 before its end, or disagrees with `steps`.
+    leaves [−1, T−1], goes below 0 before its end, or disagrees with `steps`.
     """
     if isinstance(grid, str):
-        make = named(grid)
+        grid_times = named(grid)
         if not is_whole(steps) or not 1 <= (count := int(steps)) <= schedule.timesteps:
             raise InputError(
                 f"steps is {steps}, but must be a whole number from 1 to {schedule.timesteps}"
             )
-        if make in (uniform_lambda, karras):
-            schedule.time_at(schedule.log_alpha_bar(0))  # refuses a clock without an inverse
-        return (*(float(t) for t in reversed(make(count, schedule))), -1.0)
+        if grid_times in (uniform_lambda, karras):
+            schedule.time_at(
+                schedule.log_alpha_bar(0)
+            )  # raises InputError if the clock has no inverse
+        return (*(float(t) for t in reversed(grid_times(count, schedule))), -1.0)
 
     if not isinstance(grid, Iterable):
         raise InputError(f"grid is {grid!r}, but must be a name or a list of times")
@@ -120,12 +122,12 @@ def times(grid: Grid, steps: int | None, schedule: Schedule) -> tuple[float, ...
         raise InputError("a list of times must be strictly descending, with two entries at least")
     if steps is not None and steps != len(nodes) - 1:
         raise InputError(
-            f"steps is {steps}, but the list of {len(nodes)} times makes {len(nodes) - 1}"
+            f"steps is {steps}, but the list of {len(nodes)} times has {len(nodes) - 1}"
         )
     for t in (nodes[0], nodes[-1]):
         schedule.check(t)
     if nodes[-2] < 0:
         raise InputError(
-            f"the network would be evaluated at {nodes[-2]}: only the end may be below 0"
+            f"the network would be evaluated at {nodes[-2]}: only the last time may be below 0"
         )
     return nodes

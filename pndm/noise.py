@@ -1,4 +1,4 @@
-"""Random numbers that depend on an image's seed alone, not on the batch or on what ran before."""
+"""Random numbers keyed by an image's seed, independent of the batch and of earlier calls."""
 
 import hashlib
 import math
@@ -15,7 +15,7 @@ from pndm._errors import InputError
 def initial_noise(seeds: Iterable[int], shape: Sequence[int]) -> Tensor:
     """x_T ~ N(0, 1) for each seed, [len(seeds), *shape] float32 on the CPU.
 
-    Image i is drawn from a generator of its own, seeded with its seed. InputError for a negative
+    Each image has its own generator, seeded with its seed. InputError for a negative
     seed.
     """
     return _stack([_normal(check_seed(seed), shape) for seed in seeds], shape)
@@ -24,8 +24,8 @@ def initial_noise(seeds: Iterable[int], shape: Sequence[int]) -> Tensor:
 def step_noise(seeds: Iterable[int], shape: Sequence[int]) -> Callable[[int], Tensor]:
     """z ~ N(0, 1) for row i of a plan, [len(seeds), *shape] float32, keyed by (seed, i).
 
-    For the methods that add noise on their way (`ddpm`, `ddim` with eta > 0). Rows may be asked
-    for in any order. Two of them have the same numbers once in 2³² pairs.
+    For the stochastic methods (`ddpm`, `ddim` with eta > 0). Rows may be drawn in any order. Two
+    rows have the same numbers with probability 2⁻³².
     """
     seeds = [check_seed(seed) for seed in seeds]
     return lambda row: _stack(
@@ -34,21 +34,21 @@ def step_noise(seeds: Iterable[int], shape: Sequence[int]) -> Callable[[int], Te
 
 
 def derive_seed(purpose: str, *numbers: int) -> int:
-    """A 63-bit seed for one purpose, independent of the others: BLAKE2b of name and numbers."""
+    """A 63-bit seed for one purpose, independent of others: BLAKE2b of name and numbers."""
     text = "/".join([purpose, *map(str, numbers)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
 
 
 def check_seed(seed: int) -> int:
-    """The seed as an int, if torch takes it; InputError otherwise."""
+    """Return the seed as an int in torch's range; InputError otherwise."""
     seed = operator.index(seed)
     if not 0 <= seed < 2**63:
-        raise InputError(f"seed {seed} must lie between 0 and 2**63 - 1")
+        raise InputError(f"seed {seed} must be between 0 and 2**63 - 1")
     return seed
 
 
 def _stack(images: list[Tensor], shape: Sequence[int]) -> Tensor:
-    """The images as one batch, which may have none."""
+    """The images as one batch, which may be empty."""
     return (
         torch.stack(images)
         if images
@@ -57,10 +57,10 @@ def _stack(images: list[Tensor], shape: Sequence[int]) -> Tensor:
 
 
 def _normal(seed: int, shape: Sequence[int]) -> Tensor:
-    """Standard normal numbers by a seed of up to 63 bits.
+    """Standard normal numbers from a seed of up to 63 bits.
 
-    torch's generator on the CPU knows the lowest 32 bits of a seed alone. Python's Mersenne
-    Twister takes all of a longer one; from its uniform numbers Box and Muller's are made.
+    torch's CPU generator uses only the lowest 32 bits of a seed. Longer seeds go to Python's
+    Mersenne Twister, whose uniform numbers the Box-Muller transform makes normal.
     """
     if seed < 2**32:
         generator = torch.Generator("cpu").manual_seed(seed)

@@ -1,8 +1,8 @@
-"""Plans: a solver, a schedule and a grid compiled into one row of numbers per evaluation.
+"""Plans: a solver, a schedule and a grid compiled into one row of coefficients per evaluation.
 
-Every fixed-step method is a list of linear combinations, so once its coefficients are known there
-is nothing left to decide while it runs. A plan is that list: exact, printable, hashable; the
-number of its rows is the number of network evaluations.
+Every fixed-step method is a list of linear combinations whose coefficients are known in advance.
+A plan is that list: exact, printable, hashable; the number of its rows is the number of network
+evaluations.
 """
 
 import math
@@ -22,20 +22,20 @@ from pndm.solvers.transfer import Keep, Move, Transfer, x_0
 
 
 class Combination(NamedTuple):
-    """scale·base + Σ weight·k_row, the k named by the rows that kept them."""
+    """scale·base + Σ weight·k_row, each k identified by the row that computed it."""
 
     scale: float
     terms: tuple[tuple[int, float], ...] = ()
 
 
 STAY = Combination(1.0)
-"""The base as it is."""
+"""The base unchanged."""
 
 
 class Bound(NamedTuple):
-    """How a step bounds the image that its evaluation predicts, x_0 = u·point + v·e, by ±limit.
+    """The clipping of the predicted image x_0 = u·point + v·e of a step to ±limit.
 
-    The base and the point get gain·(bounded x_0 − x_0); the direction is left as it is.
+    gain·(clipped x_0 − x_0) is added to base and point; the direction is unchanged.
     """
 
     x_0: tuple[float, float]
@@ -44,11 +44,12 @@ class Bound(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One evaluation: e = network(point, time); keep k = u·point + v·e, bounded by ±clip.
+    """One evaluation: e = network(point, time), and k = u·point + v·e clipped to ±clip is stored.
 
-    Then the base and the point become the combinations `base` and `point` of the old base and
-    what was kept, both get noise·z, and the k of the rows in `drop` are forgotten. `ends` is the
-    index of the node that the row completes, None inside a step. `bound` is `bound_images`'.
+    `keep` is (u, v). Then the base and the point become the combinations `base` and `point` of
+    the old base and the stored k, noise·z is added to both, and the k of the rows in `drop` are
+    freed. `ends` is the index of the node that the row reaches, None inside a step. `bound` is
+    set by `bound_images`.
     """
 
     time: float
@@ -64,7 +65,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class Plan:
-    """The rows of a method on its nodes t_0 … t_N; `print(plan)` shows them as a table."""
+    """The rows of a method on its nodes t_0 … t_N; `print(plan)` prints them as a table."""
 
     solver: Solver
     nodes: tuple[Node, ...]
@@ -72,7 +73,7 @@ class Plan:
 
     @property
     def times(self) -> tuple[float, ...]:
-        """The network's time of every evaluation, in order."""
+        """The network time of every evaluation, in order."""
         return tuple(row.time for row in self.rows)
 
     @property
@@ -94,7 +95,7 @@ class Plan:
         return f"<Plan of {self.solver.name}: {self.steps} steps, {self.nfe} evaluations>"
 
     def __str__(self) -> str:
-        head = f"{self.solver.name}: {self.steps} steps, {self.nfe} evaluations"
+        title = f"{self.solver.name}: {self.steps} steps, {self.nfe} evaluations"
         cells = [("row", "time", "keep", "base", "point", "reaches")]
         for i, row in enumerate(self.rows):
             reaches = "" if row.ends is None else f"{self.nodes[row.ends].time:g}"
@@ -107,17 +108,17 @@ class Plan:
             cells.append((str(i), f"{row.time:g}", keep, base, point, reaches))
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
-        return "\n".join([head, *lines])
+        return "\n".join([title, *lines])
 
 
 def format_combination(combination: Combination) -> str:
-    """A combination as a formula: 0.98·base − 0.5·k3 …"""
+    """Format a combination: 0.98·base − 0.5·k3 …"""
     terms = [(weight, f"k{row}") for row, weight in combination.terms]
     return format_terms([(combination.scale, "base"), *terms])
 
 
 def format_terms(terms: Sequence[tuple[float, str]]) -> str:
-    """Σ weight·name in writing, without the zeros."""
+    """Format Σ weight·name, omitting zero weights."""
     text = ""
     for weight, name in terms:
         if weight:
@@ -135,27 +136,31 @@ def plan(
 ) -> Plan:
     """Compile a solver on a schedule and a grid (a name, or N+1 descending times); cached.
 
-    `prediction` is what the network returns: noise, data or velocity. InputError for one that
-    does not exist, for a grid or a number of steps that does not (see `pndm.grids.times`), for
-    fewer steps than a solver's order, for what is no solver or schedule, and for `pf`, which
-    chooses its steps as it goes.
+    `prediction` is what the network returns: noise, data or velocity. InputError for an unknown
+    prediction type, an invalid grid or number of steps (see `pndm.grids.times`), fewer steps than
+    the solver's order, a solver or schedule of the wrong type, and for `pf`, whose steps are
+    adaptive.
     """
     require(solver, schedule)
     if isinstance(solver, ProbabilityFlow):
         raise InputError(
             "pf is adaptive and has no plan: pndm.sample and pndm.probability_flow integrate it"
         )
-    stands = times(grid, steps, schedule)
-    require_order(solver, len(stands) - 1)
-    return _compile(solver, schedule, stands, prediction)
+    nodes = times(grid, steps, schedule)
+    require_order(solver, len(nodes) - 1)
+    return _compile(solver, schedule, nodes, prediction)
 
 
 def require(solver: object, schedule: object) -> None:
-    """InputError for a name, or anything else, in the place of a solver or a schedule."""
+    """Raise InputError unless given a solver and a schedule (a name is neither)."""
     if not isinstance(solver, Solver | ProbabilityFlow):
-        raise InputError(f"solver is {solver!r}, but must be a solver, as pndm.solvers.plms()")
+        raise InputError(
+            f"solver is {solver!r}, but must be a solver, such as pndm.solvers.plms()"
+        )
     if not isinstance(schedule, Schedule):
-        raise InputError(f"schedule is {schedule!r}, but must be one, as pndm.schedules.linear()")
+        raise InputError(
+            f"schedule is {schedule!r}, but must be one, such as pndm.schedules.linear()"
+        )
 
 
 @lru_cache(maxsize=256)
@@ -166,21 +171,23 @@ def _compile(
     prediction: Prediction = "noise",
 ) -> Plan:
     nodes = tuple(schedule.node(t) for t in grid)
-    image = nodes[-1].time < 0
+    ends_in_image = nodes[-1].time < 0
     rows: list[Row] = []
-    firsts: list[int] = []  # the row of each step's first evaluation, the newest first
+    first_rows: list[int] = []  # of each step's first evaluation, newest first
     for step, (t, s) in enumerate(pairwise(nodes)):
-        behind, left = nodes[step::-1], len(nodes) - 1 - step
+        history, left = nodes[step::-1], len(nodes) - 1 - step
         part = solver.part(step)
         if s.time < 0 and part.stages > 1:
-            part = EULER  # no stage below time 0, where no network was trained
-        gradient = part.tableau(schedule, behind, (t, s), left, image)
-        new = _step(solver.transfer, gradient, schedule, (t, s), step, firsts, len(rows))
+            part = EULER  # no stage below time 0, where the network was not trained
+        gradient = part.tableau(schedule, history, (t, s), left, ends_in_image)
+        new = _step(solver.transfer, gradient, schedule, (t, s), step, first_rows, len(rows))
         if solver.corrector is not None:
-            corrected = _correct(solver, schedule, behind, left + 1, image, [len(rows), *firsts])
+            corrected = _correct(
+                solver, schedule, history, left + 1, ends_in_image, [len(rows), *first_rows]
+            )
             new = [apply_corrector(corrected, row, s == nodes[-1]) for row in new]
         rows += new
-        firsts.insert(0, len(rows) - gradient.stages)
+        first_rows.insert(0, len(rows) - gradient.stages)
     rows = [
         row._replace(keep=of_output(row.keep, prediction, schedule.node(row.time))) for row in rows
     ]
@@ -190,22 +197,22 @@ def _compile(
 def _correct(
     solver: Solver,
     schedule: Schedule,
-    behind: Sequence[Node],
+    history: Sequence[Node],
     left: int,
-    image: bool,
-    through: Sequence[int],
+    ends_in_image: bool,
+    rows: Sequence[int],
 ) -> Combination:
-    """The step that led to `behind[0]`, taken again with the evaluation there; `left` as then."""
-    if len(behind) == 1 or solver.corrector is None:
+    """Repeat the step to `history[0]` with the evaluation there; `left` counts from its start."""
+    if len(history) == 1 or solver.corrector is None:
         return STAY
-    ends = behind[1], behind[0]
-    gradient = solver.corrector.tableau(schedule, behind, ends, left + 1, image)
+    ends = history[1], history[0]
+    gradient = solver.corrector.tableau(schedule, history, ends, left + 1, ends_in_image)
     weights = [*gradient.b, *gradient.past]
-    return step_along(solver.transfer.move(*ends), weights, (), through[: len(weights)])
+    return step_along(solver.transfer.move(*ends), weights, (), rows[: len(weights)])
 
 
 def apply_corrector(corrected: Combination, row: Row, last: bool) -> Row:
-    """A row whose base is first corrected; where another follows, the base stays there."""
+    """Correct the base of a row first; unless it is the last row, the base stays corrected."""
     x = row.point
     terms = dict(x.terms)
     for used, weight in corrected.terms:
@@ -220,61 +227,61 @@ def _step(
     schedule: Schedule,
     ends: tuple[Node, Node],
     step: int,
-    firsts: Sequence[int],
+    first_rows: Sequence[int],
     first: int,
 ) -> list[Row]:
     """The rows of one step from t to s; `first` is the number of rows before it."""
     t, s = ends
     own = range(first, first + gradient.stages)
-    stops = [_between(schedule, t, s, c, gradient.clock) for c in gradient.c]
-    keeps = [transfer.keep(stop, t) for stop in stops]
+    stages = [_between(schedule, t, s, c, gradient.clock) for c in gradient.c]
+    keeps = [transfer.keep(node, t) for node in stages]
     rows = []
-    for i, (stop, keep) in enumerate(zip(stops, keeps, strict=True)):
+    for i, (node, keep) in enumerate(zip(stages, keeps, strict=True)):
         if i + 1 < gradient.stages:
             c = gradient.c[i + 1]
             weights = [a / c for a in gradient.a[i + 1]]
-            point = step_along(transfer.move(t, stops[i + 1]), weights, keeps, own[: i + 1])
-            rows.append(Row(stop.time, keep[:2], transfer.clip, STAY, point, 0.0, None))
+            point = step_along(transfer.move(t, stages[i + 1]), weights, keeps, own[: i + 1])
+            rows.append(Row(node.time, keep[:2], transfer.clip, STAY, point, 0.0, None))
         else:
-            past = tuple(firsts[: len(gradient.past)])
+            past = tuple(first_rows[: len(gradient.past)])
             weights = [*gradient.b, *gradient.past]
             move = transfer.move(t, s)
             x = step_along(move, weights, keeps, [*own, *past])
-            rows.append(Row(stop.time, keep[:2], transfer.clip, x, x, move.noise, step + 1))
+            rows.append(Row(node.time, keep[:2], transfer.clip, x, x, move.noise, step + 1))
     return rows
 
 
 def _between(schedule: Schedule, t: Node, s: Node, c: float, clock: str) -> Node:
-    """The node at t + c·(s−t), in the time or in ρ; the ends are what they are.
+    """The node at t + c·(s−t) in time or in ρ; for c = 0 or 1 exactly t or s.
 
-    Where ᾱ is a staircase (`released`) that ρ may lie beyond the step: then its nearer end.
+    Where ᾱ is a staircase (`released`) that ρ may be outside the step: then the nearer end.
     """
     if c in (0, 1):
         return s if c else t
     if clock == "rho" and t.rho != s.rho:
         rho = t.rho + c * (s.rho - t.rho)
-        inside = schedule.inverse(-math.log1p(rho * rho))
-        return schedule.node(min(max(inside, s.time), t.time))
+        time = schedule.inverse(-math.log1p(rho * rho))
+        return schedule.node(min(max(time, s.time), t.time))
     return schedule.node(t.time + c * (s.time - t.time))
 
 
 def step_along(
     move: Move, weights: Sequence[float], keeps: Sequence[Keep], rows: Sequence[int]
 ) -> Combination:
-    """`move` along Σ weight·(k_row + b·base), the first of them kept in this step by `keeps`."""
+    """Move along Σ weight·(k_row + b·base); the first rows belong to this step, with `keeps`."""
     from_base = sum(w * keep.b for w, keep in zip(weights, keeps, strict=False))
     terms = tuple((row, move.gain * w) for row, w in zip(rows, weights, strict=True) if w)
     return Combination(move.scale + move.gain * from_base, terms)
 
 
 def remainder(whole: Plan, first: int, schedule: Schedule, prediction: Prediction) -> Plan:
-    """The plan that begins at row `first` of another and evaluates at the same times.
+    """The plan that starts at row `first` of another and evaluates at the same times.
 
-    Nothing is kept of the rows before (see `Solver.after`). What is left of a step under way is
-    made of Euler's steps from each of its evaluations to the next, and to its end.
+    No evaluations of earlier rows are used (see `Solver.after`). The rest of an unfinished step
+    is replaced by Euler steps from each of its evaluations to the next, and to its end.
     """
-    done = [row.ends for row in whole.rows[:first] if row.ends is not None]
-    step = done[-1] if done else 0
+    reached = [row.ends for row in whole.rows[:first] if row.ends is not None]
+    step = reached[-1] if reached else 0
     if first == 0 or whole.rows[first - 1].ends is not None:
         times = tuple(node.time for node in whole.nodes[step:])
         return _compile(whole.solver.after(step), schedule, times, prediction)
@@ -294,9 +301,9 @@ def remainder(whole: Plan, first: int, schedule: Schedule, prediction: Predictio
 
 
 def bound_images(whole: Plan, limit: float, prediction: Prediction) -> Plan:
-    """A plan of DDIM's steps with the predicted images within ±limit, the noise as predicted.
+    """A plan of DDIM steps with predicted images clipped to ±limit, and the noise as predicted.
 
-    x_s = √ᾱ_s·clip(x_0) + √(1−ᾱ_s−σ²)·e + σ·z, as public DDIM code with `clip_sample` has it.
+    x_s = √ᾱ_s·clip(x_0) + √(1−ᾱ_s−σ²)·e + σ·z, as in public DDIM code with `clip_sample`.
     """
     rows = [
         row._replace(
@@ -308,21 +315,21 @@ def bound_images(whole: Plan, limit: float, prediction: Prediction) -> Plan:
 
 
 def shift(row: Row, count: int) -> Row:
-    """A row behind `count` others that complete the first step."""
+    """Shift a row by `count` rows that make up an additional first step."""
 
-    def later(combination: Combination) -> Combination:
+    def shift_terms(combination: Combination) -> Combination:
         return Combination(combination.scale, tuple((i + count, w) for i, w in combination.terms))
 
     return row._replace(
-        base=later(row.base),
-        point=later(row.point),
+        base=shift_terms(row.base),
+        point=shift_terms(row.point),
         ends=None if row.ends is None else row.ends + 1,
         drop=tuple(i + count for i in row.drop),
     )
 
 
 def mark_last_uses(rows: Sequence[Row]) -> tuple[Row, ...]:
-    """Let each k go after the last row that uses it, so that memory is O(order)."""
+    """Free each k after the last row that uses it, so that memory is O(order)."""
     last_use = {i: i for i in range(len(rows))}
     for i, row in enumerate(rows):
         for used, _ in (*row.base.terms, *row.point.terms):

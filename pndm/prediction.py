@@ -1,4 +1,4 @@
-"""What a network predicts, as the noise that the solvers combine: e = p·x + q·output."""
+"""Prediction types: the noise e = p·x + q·output that the solvers combine."""
 
 import math
 from typing import Literal, get_args
@@ -10,11 +10,11 @@ Prediction = Literal["noise", "data", "velocity"]
 
 
 def as_noise(prediction: Prediction, alpha_bar: float) -> tuple[float, float]:
-    """(p, q) of e = p·x + q·output, for a network that predicts e itself, x_0, or a velocity.
+    """(p, q) of e = p·x + q·output, for a network that predicts e, x_0, or a velocity.
 
     data:     e = (x − √ᾱ·x_0)/√(1−ᾱ)
     velocity: e = √(1−ᾱ)·x + √ᾱ·v, of v = √ᾱ·e − √(1−ᾱ)·x_0 (Salimans & Ho 2022)
-    ᾱ in (0, 1). InputError for another prediction.
+    ᾱ in (0, 1). InputError for an unknown prediction type.
     """
     signal, noise = math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar)
     match prediction:
@@ -32,7 +32,7 @@ def as_noise(prediction: Prediction, alpha_bar: float) -> tuple[float, float]:
 def of_output(
     combination: tuple[float, float], prediction: Prediction, here: Node
 ) -> tuple[float, float]:
-    """u·x + v·e of the noise e as u·x + v·output of the network, both taken at a node."""
+    """Convert u·x + v·e of the noise e to u·x + v·output of the network, at one node."""
     u, v = combination
     p, q = as_noise(prediction, here.alpha_bar)
     return u + v * p, v * q

@@ -1,7 +1,7 @@
 """The probability flow: the ODE of eq. 10 by an adaptive Runge-Kutta method (Song et al. 2021).
 
-torchode integrates every image with steps of its own (Dormand & Prince 5(4), integral control),
-so an image does not depend on the others in its batch.
+torchode integrates every image with its own step sizes (Dormand & Prince 5(4), integral
+control), so an image does not depend on the others in its batch.
 """
 
 import math
@@ -20,11 +20,11 @@ from pndm.solvers import ProbabilityFlow
 from pndm.solvers.transfer import Classical, phi
 
 MAX_STEPS = 10_000
-"""Steps after which an integration counts as failed."""
+"""The number of steps after which an integration has failed."""
 
 FAILED = (
-    f"the probability flow did not reach its end within {MAX_STEPS} steps, or met a number that "
-    "is not finite: check the network, or raise solver.rtol and solver.atol"
+    f"the probability flow did not reach its end within {MAX_STEPS} steps, or encountered NaN or "
+    "infinity: check the network, or raise solver.rtol and solver.atol"
 )
 
 
@@ -38,13 +38,14 @@ def integrate(
     prediction: Prediction = "noise",
     steps: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """x_0 [B, ...] and the evaluations of the network that each image took, [B] integers.
+    """Return x_0 [B, ...] and the number of network evaluations of each image, [B] integers.
 
-    From T−1 to time 0, and then, where no network was trained, one transfer φ (eq. 11) to the end.
-    A list of times gives other ends (and `steps`, if given, its length); named grids all have
-    these. The variable is u = log ᾱ, dx/du = ½·(x − e/√(1−ᾱ)), in which the ODE of a tabulated
-    schedule is as smooth as its network; in t its slope jumps at every whole time, unseen by the
-    estimate of the error. NonFiniteError where an integration does not reach its end.
+    The interval is T−1 to time 0; below 0, where the network was not trained, one transfer φ
+    (eq. 11) leads to the end. A list of times gives other ends (and `steps`, if given, must be
+    its length); all named grids have these. The variable is u = log ᾱ, dx/du = ½·(x − e/√(1−ᾱ)),
+    in which the ODE of a tabulated schedule is as smooth as its network; in t its slope jumps at
+    every integer time, which the error estimate does not detect. NonFiniteError if an integration
+    does not reach its end.
     """
     if isinstance(grid, str):
         named(grid)
@@ -64,13 +65,13 @@ def integrate(
         return e.to(x).reshape(x.shape)
 
     def node_at(u: float) -> Node:
-        """The node at u, from which rounding may not lead beyond the ends."""
+        """The node at u, clamped so that rounding cannot leave the interval."""
         u = min(max(u, u_first), u_last)
         time = min(max(schedule.inverse(u), last.time), first.time) if u < u_last else last.time
         return Node(time, math.exp(u), 1.0)  # d log ᾱ/du
 
     def slope(u: Tensor, x: Tensor) -> Tensor:
-        if not u.isfinite().all():  # an error norm that was not finite made this step
+        if not u.isfinite().all():  # from a step size computed from a non-finite error norm
             raise NonFiniteError(FAILED)
         nodes = [node_at(v) for v in u.tolist()]
         keeps = x.new_tensor(
@@ -83,7 +84,7 @@ def integrate(
     begin = torch.full((len(x_T),), u_first, dtype=clock, device=x_T.device)
     stop = torch.full_like(begin, u_last)
     term = torchode.ODETerm(slope)
-    with torch.device("cpu"):  # whatever the defaults of device and dtype are
+    with torch.device("cpu"):  # independent of torch's default device and dtype
         method = torchode.Dopri5(term=term)
         control = torchode.IntegralController(atol=solver.atol, rtol=solver.rtol, term=term)
         control.atol = torch.tensor(solver.atol, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""Sampling: from noise to images, by any method of the package."""
+"""Sampling: from noise to images, with any solver of the package."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from pndm.solvers import ProbabilityFlow, Solver
 
 
 class Solution(NamedTuple):
-    """The images x_0 [B, ...], and the evaluations of the network that each took, nfe [B]."""
+    """The images x_0 [B, ...], and the number of network evaluations of each, nfe [B]."""
 
     x_0: Tensor
     nfe: Tensor
@@ -34,15 +34,15 @@ def solve(
     noise: Callable[[int], Tensor] | None = None,
     callback: Callable[[int, Tensor], object] | None = None,
 ) -> Solution:
-    """Take x_T [B, ...] to x_0 [B, ...], in the dtype and on the device of x_T.
+    """Compute x_0 [B, ...] from x_T [B, ...], in the dtype and on the device of x_T.
 
     `steps` steps on a named `grid`, or along the N+1 descending times that `grid` lists.
     `prediction` says what the denoiser returns: noise, data (x_0) or velocity.
     `noise(row)` gives the z of stochastic methods (see `pndm.noise.step_noise`);
-    `callback(row, x)` sees the point after each row of the plan (of `pf` the end alone). The
-    denoiser may write into the x that it is given and into what it returned. InputError for what
-    cannot be planned, an x_T of whole numbers, a missing `noise`, and a denoiser or `noise` that
-    returns another shape than that of x_T.
+    `callback(row, x)` receives the point after each row of the plan (for `pf` the result only).
+    The denoiser may overwrite its input x and its earlier outputs. InputError for an invalid plan
+    (see `pndm.plan`), an x_T that is not floating-point, a missing `noise`, and a denoiser or
+    `noise` whose output does not have the shape of x_T.
     """
     require(solver, schedule)
     if not isinstance(x_T, Tensor) or not x_T.ndim or not x_T.is_floating_point():
@@ -50,7 +50,7 @@ def solve(
             f"x_T must be a floating-point tensor [B, ...], not {describe_tensor(x_T)}"
         )
     if isinstance(solver, ProbabilityFlow):
-        from pndm.probability_flow import integrate  # torchode, which most methods do without
+        from pndm.probability_flow import integrate  # imports torchode, which only this needs
 
         x_0, nfe = integrate(denoiser, x_T, solver, schedule, grid, prediction, steps)
         if callback is not None:
@@ -73,7 +73,7 @@ def sample(
     noise: Callable[[int], Tensor] | None = None,
     callback: Callable[[int, Tensor], object] | None = None,
 ) -> Tensor:
-    """The images x_0 [B, ...] of `solve`."""
+    """Return the images x_0 [B, ...] of `solve`."""
     return solve(
         denoiser,
         x_T,

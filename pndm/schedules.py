@@ -1,10 +1,10 @@
-"""Variance schedules: how much signal is left at time t, and the clocks that follow from it.
+"""Variance schedules: the signal level ᾱ(t), and the clocks derived from it.
 
 A diffusion process mixes an image with noise, x_t = √ᾱ(t)·x_0 + √(1−ᾱ(t))·e. The paper's ODE
-(its eq. 10) and its transfer part (eq. 11) know the process through ᾱ alone. Training fixes ᾱ
-at whole times; between them log ᾱ is linear here, so that every real time has its ᾱ. Two clocks
-are used besides t: ρ = √((1−ᾱ)/ᾱ), in which the transfer part is exactly Euler's method, and
-λ = −log ρ, half the log signal-to-noise ratio.
+(its eq. 10) and its transfer part (eq. 11) depend on the process through ᾱ alone. Training fixes
+ᾱ at integer times; between them log ᾱ is linear here, which defines ᾱ at every real time. Two
+clocks are used in addition to t: ρ = √((1−ᾱ)/ᾱ), in which the transfer part is exactly Euler's
+method, and λ = −log ρ, half the log signal-to-noise ratio.
 """
 
 import math
@@ -26,7 +26,7 @@ MIN_ALPHA_BAR = 4e-5
 
 
 class Node(NamedTuple):
-    """A point in time as a solver meets it: the network's time, ᾱ there, and d log ᾱ/dt."""
+    """A point in time as a solver uses it: the network's time, ᾱ there, and d log ᾱ/dt."""
 
     time: float
     alpha_bar: float
@@ -34,16 +34,16 @@ class Node(NamedTuple):
 
     @property
     def rho(self) -> float:
-        """ρ = √((1−ᾱ)/ᾱ), the noise in x/√ᾱ; 0 at the image."""
+        """ρ = √((1−ᾱ)/ᾱ), the noise level of x/√ᾱ; 0 at the image."""
         return math.sqrt((1 - self.alpha_bar) / self.alpha_bar)
 
 
 @dataclass(frozen=True)
 class Schedule(ABC):
-    """ᾱ(t) for real t in [−1, timesteps−1]; time −1 is the image, the last one nearly all noise.
+    """ᾱ(t) for real t in [−1, timesteps−1]; time −1 is the image, the last nearly pure noise.
 
     `min_alpha_bar` floors ᾱ in plans (not in `alpha_bar`): a network error at ᾱ = 2e-9, where
-    the cosine schedule starts, would be blown up to 1/√ᾱ times its size. 0 switches it off.
+    the cosine schedule starts, would be amplified by 1/√ᾱ. 0 disables the floor.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Schedule(ABC):
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_alpha_bar < 1:
-            raise InputError(f"min_alpha_bar is {self.min_alpha_bar}, but must lie in [0, 1)")
+            raise InputError(f"min_alpha_bar is {self.min_alpha_bar}, but must be in [0, 1)")
 
     @abstractmethod
     def log_alpha_bar(self, t: float) -> float:
@@ -65,10 +65,10 @@ class Schedule(ABC):
 
     @abstractmethod
     def inverse(self, log_alpha_bar: float) -> float:
-        """The time at which log ᾱ has a value, were it linear between whole times (`Table`)."""
+        """The time at which log ᾱ has a given value, with `Table` linear between integer times."""
 
     def time_at(self, log_alpha_bar: float) -> float:
-        """The inverse of `log_alpha_bar`, for nodes that are placed in another clock than t.
+        """The inverse of `log_alpha_bar`, for grids defined in a clock other than t.
 
         Raises InputError where the convention makes ᾱ a staircase, which has no inverse.
         """
@@ -79,27 +79,27 @@ class Schedule(ABC):
         return math.exp(self.log_alpha_bar(t))
 
     def node(self, t: float) -> Node:
-        """What a plan knows of time t: ᾱ floored at `min_alpha_bar`, and the floored ᾱ's slope."""
+        """The node at time t: ᾱ floored at `min_alpha_bar`, and the slope of the floored ᾱ."""
         alpha_bar = self.alpha_bar(t)
         if alpha_bar < self.min_alpha_bar:
             return Node(t, self.min_alpha_bar, 0.0)
         return Node(t, alpha_bar, self.dlog_alpha_bar(t))
 
     def log_node(self, t: float) -> float:
-        """log of a node's ᾱ as the schedule has it: by way of ᾱ it would move by a rounding."""
+        """log ᾱ of the node at t, without the rounding error of going through ᾱ."""
         if self.alpha_bar(t) < self.min_alpha_bar:
             return math.log(self.min_alpha_bar)
         return self.log_alpha_bar(t)
 
     def check(self, t: float) -> None:
-        """Refuse a time at which no ᾱ is defined."""
+        """Raise InputError for a time at which ᾱ is not defined."""
         if not -1 <= t <= self.timesteps - 1:
-            raise InputError(f"time {t} lies outside [-1, {self.timesteps - 1}] of {self.name}")
+            raise InputError(f"time {t} is outside [-1, {self.timesteps - 1}] of {self.name}")
 
 
 @dataclass(frozen=True)
 class Table(Schedule):
-    """A schedule that training tabulated: log ᾱ[0] … log ᾱ[timesteps−1].
+    """A schedule tabulated at the training times: log ᾱ[0] … log ᾱ[timesteps−1].
 
     The convention says which entry belongs to the network's time t and where the last step ends:
     `aligned` ᾱ[t] and ᾱ = 1, as trained; `released` ᾱ[t+1], t without its fraction, and ᾱ[0], as
@@ -109,7 +109,7 @@ class Table(Schedule):
     table: tuple[float, ...] = field(repr=False)
 
     def _knot(self, time: int) -> float:
-        """log ᾱ at a whole time from −1 to timesteps−1, in this convention."""
+        """log ᾱ at an integer time from −1 to timesteps−1, in this convention."""
         match self.convention:
             case "aligned":
                 return self.table[time] if time >= 0 else 0.0
@@ -127,7 +127,7 @@ class Table(Schedule):
         return start if t == left else start + (t - left) * (self._knot(left + 1) - start)
 
     def dlog_alpha_bar(self, t: float) -> float:
-        """log ᾱ(⌈t⌉) − log ᾱ(⌈t⌉−1), the slope on the left of t; at t = −1 that on its right."""
+        """log ᾱ(⌈t⌉) − log ᾱ(⌈t⌉−1), the slope to the left of t; at −1 to the right."""
         self.check(t)
         right = max(math.ceil(t), 0)
         return self._knot(right) - self._knot(right - 1)
@@ -143,7 +143,7 @@ class Table(Schedule):
     def inverse(self, log_alpha_bar: float) -> float:
         first, last = self._knot(-1), self._knot(self.timesteps - 1)
         if not last <= log_alpha_bar <= first:
-            raise InputError(f"log ᾱ = {log_alpha_bar} lies outside [{last}, {first}]")
+            raise InputError(f"log ᾱ = {log_alpha_bar} is outside [{last}, {first}]")
         right = bisect_left(range(self.timesteps), -log_alpha_bar, key=lambda i: -self._knot(i))
         start, end = self._knot(right - 1), self._knot(right)
         return float(right) if start == end else right - (log_alpha_bar - end) / (start - end)
@@ -183,12 +183,12 @@ class VP(Schedule):
 
 
 def check_betas(name: str, timesteps: int, *betas: float) -> None:
-    """InputError for a number of times that is not whole from 1, or a β not between 0 and 1."""
+    """Raise InputError unless timesteps is an integer ≥ 1 and every β is in (0, 1)."""
     if not isinstance(timesteps, Integral) or timesteps < 1:
         raise InputError(f"{name}: timesteps is {timesteps}, but must be a whole number from 1")
     for beta in betas:
         if not 0 < beta < 1:
-            raise InputError(f"{name}: every β must lie strictly between 0 and 1, not {beta}")
+            raise InputError(f"{name}: every β must be strictly between 0 and 1, not {beta}")
 
 
 def from_betas(
@@ -199,7 +199,7 @@ def from_betas(
 ) -> Table:
     """A schedule from the noise variances of training, ᾱ[j] = Π_{i≤j} (1−β_i), 0 < β < 1.
 
-    `min_alpha_bar` is for the aligned convention; the two others are run as their code runs.
+    `min_alpha_bar` applies to the aligned convention; the other two reproduce their code.
     """
     betas = tuple(betas)
     check_betas(name, len(betas), *betas)
@@ -265,7 +265,7 @@ def vp(
     beta_end: float = 0.02,
     min_alpha_bar: float = MIN_ALPHA_BAR,
 ) -> VP:
-    """The continuous linear process whose discretisation `linear` is."""
+    """The continuous linear process that `linear` discretises."""
     return VP("vp", timesteps, "aligned", min_alpha_bar, beta_start, beta_end)
 
 
@@ -281,4 +281,4 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "scaled_linear": scaled_linear,
     "vp": vp,
 }
-"""The schedules by the names that `conf/schedule` gives them."""
+"""The schedules by their names in `conf/schedule`."""

@@ -1,4 +1,4 @@
-"""`python run.py` as a process of its own, and what it leaves in its folder."""
+"""`python run.py` as a subprocess, and the files that it writes."""
 
 import json
 import os
@@ -15,7 +15,7 @@ ROOT = CONF.parent
 
 
 def start(arguments, folder, within=(), **environment):
-    """A run on one thread, in a process group of its own; `within` is a command that wraps it."""
+    """Start a run on one thread, in its own process group; `within` is a command that wraps it."""
     command = [*within, sys.executable, ROOT / "run.py", "device=cpu", *arguments]
     return subprocess.Popen(
         [*command, f"outputs={folder}"],
@@ -30,14 +30,14 @@ def start(arguments, folder, within=(), **environment):
 
 
 def finish(process):
-    """What a run that must succeed printed."""
+    """The output of a run that must succeed."""
     out, err = process.communicate(timeout=600)
     assert process.returncode == 0, out + err
     return out
 
 
 def wait_for(event, process, seconds=300):
-    """Wait for what a run is about to do."""
+    """Wait until a condition holds."""
     end = time.monotonic() + seconds
     while not event():
         assert process.poll() is None, process.communicate()
@@ -46,14 +46,14 @@ def wait_for(event, process, seconds=300):
 
 
 def times(folder, pattern):
-    """The files of a pattern and when each was written."""
+    """The files that match a pattern, with their modification times."""
     return {path: path.stat().st_mtime_ns for path in folder.rglob(pattern)}
 
 
 def complete(folder):
-    """The complete records in a folder, by where they lie in it."""
-    found = {str(p.relative_to(folder)): json.loads(p.read_text()) for p in paths(folder)}
-    return {path: record for path, record in found.items() if record["status"] == "complete"}
+    """The complete records in a folder, by relative path."""
+    actual = {str(p.relative_to(folder)): json.loads(p.read_text()) for p in paths(folder)}
+    return {path: record for path, record in actual.items() if record["status"] == "complete"}
 
 
 def paths(folder):

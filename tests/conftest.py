@@ -1,4 +1,4 @@
-"""What every test stands on: no network, no account, no cache of the user's, few threads."""
+"""Common to all tests: no network, no account, no user cache, few threads."""
 
 import ipaddress
 import os
@@ -28,7 +28,7 @@ def pytest_configure(config):
 
 @pytest.fixture(autouse=True)
 def unplugged(monkeypatch):
-    """To a test the network looks unplugged, but for this machine itself."""
+    """Block the network for tests, except for localhost."""
     lookup, connect = socket.getaddrinfo, socket.socket.connect
 
     def guarded_lookup(host, *args, **kwargs):

@@ -47,15 +47,15 @@ def rms(x):
 
 
 def errors(name, counts, exact):
-    found = []
+    result = []
     for steps in counts:
         nodes = np.linspace(START, END, steps + 1)
         counted = Counted(MIXTURE)
         x = pndm.sample(counted, IMAGES, solver=SOLVERS[name](), schedule=vp(), grid=nodes)
         assert counted.calls == pndm.plan(SOLVERS[name](), vp(), grid=nodes).nfe
         assert min(counted.times) >= END
-        found.append(rms(x - exact))
-    return found
+        result.append(rms(x - exact))
+    return result
 
 
 def order(counts, found):

@@ -243,7 +243,7 @@ def fon_released(x: Any, nodes: Sequence[float], e: Evaluate, p: Process) -> Any
 
 
 class Symbols:
-    """Stands for a network: evaluation i returns the i-th unknown, and notes where it was asked.
+    """A symbolic network: evaluation i returns the i-th unknown, and records its point.
 
     A state is the vector of its coefficients over (x_T, e_0 … e_{n−1}, z_0 … z_{n−1}).
     """
@@ -266,7 +266,7 @@ class Symbols:
 
 
 class Counted:
-    """A denoiser that notes the times of its calls and the sizes of the batches."""
+    """A denoiser that records the times and batch sizes of its calls."""
 
     def __init__(self, denoiser: Callable[[Tensor, Tensor], Tensor]) -> None:
         self.denoiser, self.times, self.sizes = denoiser, [], []

@@ -20,15 +20,15 @@ ONE = {"aligned": True, "diffusers": False}
 
 def scheduler(kind, schedule, steps, **config):
     """A scheduler of diffusers on our table."""
-    made = kind(**config)
-    made.alphas_cumprod = torch.tensor(
+    result = kind(**config)
+    result.alphas_cumprod = torch.tensor(
         [schedule.node(t).alpha_bar for t in range(1000)], dtype=torch.float64
     )
-    made.one = torch.tensor(1.0, dtype=torch.float64)
-    final = made.one if config.get("set_alpha_to_one", True) else made.alphas_cumprod[0]
-    made.final_alpha_cumprod = final
-    made.set_timesteps(steps)
-    return made
+    result.one = torch.tensor(1.0, dtype=torch.float64)
+    final = result.one if config.get("set_alpha_to_one", True) else result.alphas_cumprod[0]
+    result.final_alpha_cumprod = final
+    result.set_timesteps(steps)
+    return result
 
 
 def follow(made, network, x, options=lambda i: {}):
@@ -56,11 +56,11 @@ def test_plms_is_their_pndm(name, convention, steps):
     if name == "cosine" and convention == "diffusers":
         pytest.skip("not floored there: 1/√ᾱ = 2e4 magnifies the rounding error of both")
     schedule, network, x = make(name, convention), mlp(), normal(3, 12)
-    theirs = scheduler(PNDMScheduler, schedule, steps, set_alpha_to_one=ONE[convention])
+    reference = scheduler(PNDMScheduler, schedule, steps, set_alpha_to_one=ONE[convention])
     plan = pndm.plan(pndm.solvers.plms(), schedule, steps)
-    assert plan.times == tuple(theirs.timesteps.tolist())
+    assert plan.times == tuple(reference.timesteps.tolist())
     ours = pndm.sample(network, x, solver=pndm.solvers.plms(), schedule=schedule, steps=steps)
-    check(ours, follow(theirs, network, x))
+    check(ours, follow(reference, network, x))
 
 
 @pytest.mark.parametrize("convention", ONE)
@@ -70,7 +70,7 @@ def test_on_a_small_unet(kind, convention):
         pytest.skip("their DDPMScheduler ends at ᾱ = 1 alone")
     schedule, network, x, steps = make("linear", convention), unet(), normal(2, 1, 8, 8), 10
     if kind == "ddpm":
-        theirs = scheduler(DDPMScheduler, schedule, steps)
+        reference = scheduler(DDPMScheduler, schedule, steps)
         shared = normal(steps, *x.shape, seed=5)
         ours = pndm.sample(
             network,
@@ -80,14 +80,14 @@ def test_on_a_small_unet(kind, convention):
             steps=steps,
             noise=lambda i: shared[i],
         )
-        check(ours, follow_ddpm(theirs, network, x, shared))
+        check(ours, follow_ddpm(reference, network, x, shared))
         return
     options = {"clip_sample": False} if kind == "ddim" else {}
     family = {"plms": PNDMScheduler, "ddim": DDIMScheduler}[kind]
-    theirs = scheduler(family, schedule, steps, set_alpha_to_one=ONE[convention], **options)
+    reference = scheduler(family, schedule, steps, set_alpha_to_one=ONE[convention], **options)
     solver = pndm.solvers.SOLVERS[kind]()
     ours = pndm.sample(network, x, solver=solver, schedule=schedule, steps=steps)
-    check(ours, follow(theirs, network, x))
+    check(ours, follow(reference, network, x))
 
 
 @pytest.mark.parametrize("steps", [4, 5, 8, 20, 40, 100, 125])
@@ -95,9 +95,11 @@ def test_plms_with_a_ramp_is_their_skip_prk(steps):
     """latent-diffusion's PLMS: improved Euler, AB2, AB3, AB4; one value in this frame."""
     ramp = Solver("ramp", Pseudo(), AB4, (IMPROVED_EULER, AB2, AB3))
     schedule, network, x = make("linear", "diffusers"), mlp(), normal(3, 12)
-    theirs = scheduler(PNDMScheduler, schedule, steps, skip_prk_steps=True, set_alpha_to_one=False)
+    reference = scheduler(
+        PNDMScheduler, schedule, steps, skip_prk_steps=True, set_alpha_to_one=False
+    )
     ours = pndm.sample(network, x, solver=ramp, schedule=schedule, steps=steps)
-    check(ours, follow(theirs, network, x))
+    check(ours, follow(reference, network, x))
 
 
 @pytest.mark.parametrize(
@@ -110,7 +112,7 @@ def test_ddim_is_their_ddim(eta, convention, grid, steps):
     if steps == 1 and grid == "leading":
         pytest.skip("theirs starts at time 0 and returns noise")
     schedule, network, x = make("linear", convention), mlp(), normal(3, 12)
-    theirs = scheduler(
+    reference = scheduler(
         DDIMScheduler,
         schedule,
         steps,
@@ -132,7 +134,7 @@ def test_ddim_is_their_ddim(eta, convention, grid, steps):
     check(
         ours,
         follow(
-            theirs, network, x, lambda i: {**shared, "variance_noise": noise[i]} if eta else {}
+            reference, network, x, lambda i: {**shared, "variance_noise": noise[i]} if eta else {}
         ),
     )
 
@@ -156,7 +158,7 @@ def follow_ddpm(theirs, network, x, noise):
 def test_ddpm_is_their_ddpm(name, clip, variance, steps):
     schedule, network, x = make(name), mlp(), normal(3, 12)
     config = {"variance_type": f"fixed_{variance}", "clip_sample": clip}
-    theirs = scheduler(DDPMScheduler, schedule, steps, **config)
+    reference = scheduler(DDPMScheduler, schedule, steps, **config)
     noise = normal(steps, 3, 12, seed=9)
     ours = pndm.sample(
         network,
@@ -169,7 +171,7 @@ def test_ddpm_is_their_ddpm(name, clip, variance, steps):
     # where ᾱ is floored a step has no length, but theirs adds 1e-10·z: it cuts variances at 1e-20
     plan = pndm.plan(pndm.solvers.ddpm(variance, clip), schedule, steps)
     moving = torch.tensor([row.noise > 0 for row in plan.rows])
-    check(ours, follow_ddpm(theirs, network, x, noise * moving[:, None, None]))
+    check(ours, follow_ddpm(reference, network, x, noise * moving[:, None, None]))
 
 
 def golden(schedule, network=lambda x, t: x * (t / (t + 1))[:, None, None, None]):

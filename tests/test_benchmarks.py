@@ -17,8 +17,8 @@ def test_committed_results_regenerate():
 
 def test_pairs_alternate_after_a_warm_up():
     calls = []
-    mine, other, ratio = measure.alternate(lambda: calls.append(0), lambda: calls.append(1), 3)
-    assert calls == [0, 1] * 4 and min(mine, other, ratio) > 0
+    own, other, ratio = measure.alternate(lambda: calls.append(0), lambda: calls.append(1), 3)
+    assert calls == [0, 1] * 4 and min(own, other, ratio) > 0
 
 
 def test_solvers_beside_schedulers(monkeypatch):

@@ -1,4 +1,4 @@
-"""What a run will take, foretold and found."""
+"""The predicted cost of runs against measurements."""
 
 import pytest
 import torch
@@ -22,31 +22,33 @@ def test_flops_without_weights():
 
 
 def test_evaluations_operations_and_disk_are_exact():
-    found = predicted("samples=1000", "batch_size=50", "solver=prk", "steps=10", "save_images=npz")
-    assert found.nfe == 37 and found.timing.batch == 50
-    assert found.flops == pytest.approx(37 * 1000 * 13.65e6, rel=1e-3)
-    assert found.disk == 1000 * (2 * 64 + 4 * 64)
-    assert found.sampling == pytest.approx(37 * 1000 * found.timing.seconds)
-    assert found.features > 0 and found.memory > 2**26
+    result = predicted(
+        "samples=1000", "batch_size=50", "solver=prk", "steps=10", "save_images=npz"
+    )
+    assert result.nfe == 37 and result.timing.batch == 50
+    assert result.flops == pytest.approx(37 * 1000 * 13.65e6, rel=1e-3)
+    assert result.disk == 1000 * (2 * 64 + 4 * 64)
+    assert result.sampling == pytest.approx(37 * 1000 * result.timing.seconds)
+    assert result.features > 0 and result.memory > 2**26
 
 
 def test_without_fid_there_are_no_features():
-    found = predicted("samples=10", "steps=2", "fid=off")
-    assert found.features is None and found.disk == 10 * 64
+    result = predicted("samples=10", "steps=2", "fid=off")
+    assert result.features is None and result.disk == 10 * 64
 
 
 def test_missing_weights_take_the_same_time(tmp_path, monkeypatch):
     monkeypatch.setenv("PNDM_HOME", str(tmp_path))
-    found = predicted(
+    result = predicted(
         "dataset=cifar10", "solver=ddim", "steps=10", "samples=50000", "batch_size=1"
     )
-    assert found.nfe == 10 and found.flops == pytest.approx(10 * 50_000 * 12.44e9, rel=1e-3)
-    assert found.disk == 50_000 * (3 * 32 * 32 + 4 * 2048) and found.features is None
+    assert result.nfe == 10 and result.flops == pytest.approx(10 * 50_000 * 12.44e9, rel=1e-3)
+    assert result.disk == 50_000 * (3 * 32 * 32 + 4 * 2048) and result.features is None
 
 
 def test_an_adaptive_method_tells_what_it_took():
-    found = predicted("solver=pf", "solver.rtol=0.01", "solver.atol=0.01", "samples=4")
-    assert 20 < found.nfe < 1000 and found.sampling > 0
+    result = predicted("solver=pf", "solver.rtol=0.01", "solver.atol=0.01", "samples=4")
+    assert 20 < result.nfe < 1000 and result.sampling > 0
 
 
 @pytest.fixture
@@ -68,15 +70,15 @@ def slow_network(monkeypatch):
 
 def test_the_first_call_warms_up(slow_network, tmp_path):
     runner, sizes = slow_network
-    found = timing.time_evaluations(runner, BatchSize(1, tmp_path), seconds=1)
-    assert found.seconds == pytest.approx(0.2) and found.batch == 1
+    result = timing.time_evaluations(runner, BatchSize(1, tmp_path), seconds=1)
+    assert result.seconds == pytest.approx(0.2) and result.batch == 1
     assert sizes == [1] * 6
 
 
 def test_a_long_call_need_not_be_of_the_runs_batch_size(slow_network, tmp_path):
     runner, sizes = slow_network
-    found = timing.time_evaluations(runner, BatchSize(500, tmp_path), seconds=1)
-    assert found.seconds == pytest.approx(0.2) and max(sizes) == 1
+    result = timing.time_evaluations(runner, BatchSize(500, tmp_path), seconds=1)
+    assert result.seconds == pytest.approx(0.2) and max(sizes) == 1
 
 
 def test_what_is_negligible_is_not_timed_further(slow_network, tmp_path):
@@ -96,8 +98,8 @@ def test_batches_that_do_not_fit_are_halved(tmp_path, monkeypatch):
         return network(x, t)
 
     monkeypatch.setattr(runner, "network", limited)
-    found = timing.time_evaluations(runner, BatchSize(16, tmp_path), seconds=0.01)
-    assert found.batch == 4 and 16 in sizes
+    result = timing.time_evaluations(runner, BatchSize(16, tmp_path), seconds=0.01)
+    assert result.batch == 4 and 16 in sizes
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Denoisers as people write them: what they reuse, overwrite and return, and torch's defaults."""
+"""Denoisers that reuse, overwrite or return special tensors, and torch's defaults."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ SCHEDULE = pndm.schedules.linear()
 
 
 def network(x, t):
-    """Smooth, of no special form, and every image by itself."""
+    """Smooth, without special structure, each image independent."""
     scale = (t / 1000).sqrt().view(-1, *[1] * (x.ndim - 1)).to(x)
     return (0.9 * x + 0.1 * x.tanh()) * scale
 
@@ -42,7 +42,7 @@ class Shared:
 
 
 class Late:
-    """One that destroys what it was given, or what it returned, at the next call."""
+    """One that overwrites its input, or its previous output, in the next call."""
 
     def __init__(self, of_input):
         self.of_input, self.last = of_input, torch.zeros(())
@@ -114,7 +114,7 @@ def test_denoisers_may_do_with_their_tensors_what_they_like(name):
 
 
 def test_the_times_of_a_batch_are_one():
-    """Whoever writes into them is told by torch what to do."""
+    """Writing into them raises torch's own error with the fix."""
     with pytest.raises(RuntimeError, match=r"clone\(\) the tensor"):
         solve(lambda x, t: network(x, t.mul_(0.5)), "ddim")
     halved = solve(lambda x, t: network(x, t.clone().mul_(0.5)), "ddim").x_0
@@ -151,14 +151,14 @@ SETTINGS = {
     "float64": lambda: torch.set_default_dtype(torch.float64),
     "float16": lambda: torch.set_default_dtype(torch.float16),
     "bfloat16": lambda: torch.set_default_dtype(torch.bfloat16),
-    # a device on which nothing can be read stands for one that others compute on
+    # a device on which nothing can be read represents one used by other code
     "meta": lambda: torch.set_default_device("meta"),
 }
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_torchs_defaults_do_not_matter(setting, defaults):
-    """Neither to noise nor to results; plans and weights of quadrature are made anew."""
+    """Neither in noise nor in results; plans and quadrature weights are recomputed."""
     x_T, steps = initial_noise([*SEEDS, 2**40], SHAPE), 6
     expected = {name: solve(network, name, steps=steps).x_0 for name in SOLVERS}
     pndm.plans._compile.cache_clear()
@@ -189,8 +189,8 @@ def test_nor_to_networks_data_and_features(setting, defaults):
 
     expected = results()
     SETTINGS[setting]()
-    for ours, theirs in zip(results(), expected, strict=True):
-        assert torch.equal(ours, theirs) and ours.dtype == theirs.dtype
+    for ours, reference in zip(results(), expected, strict=True):
+        assert torch.equal(ours, reference) and ours.dtype == reference.dtype
 
 
 @pytest.mark.parametrize("name", SOLVERS)

@@ -1,4 +1,4 @@
-"""Grids: their formulas, their number of nodes at every N, and what they refuse."""
+"""Grids: their formulas, their number of nodes at every N, and invalid grids."""
 
 import math
 import warnings
@@ -108,9 +108,9 @@ def test_one_leading_step_warns():
 @pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
 @pytest.mark.parametrize("steps", [2, 4, 5, 8, 10, 20, 25, 40, 50, 100, 125, 200, 250, 500, 1000])
 def test_grids_of_diffusers(spacing, steps):
-    theirs = DDIMScheduler(timestep_spacing=spacing)
-    theirs.set_timesteps(steps)
-    assert times(spacing, steps, make("linear"))[:-1] == tuple(theirs.timesteps.tolist())
+    reference = DDIMScheduler(timestep_spacing=spacing)
+    reference.set_timesteps(steps)
+    assert times(spacing, steps, make("linear"))[:-1] == tuple(reference.timesteps.tolist())
 
 
 def test_evaluations_of_diffusers_pndm():
@@ -153,7 +153,7 @@ BAD = {
     "above the noise": ([1000, 500, -1], None, "outside"),
     "evaluated below 0": ([999, -0.5, -1], None, "below 0"),
     "no grid": (None, None, "a name or a list"),
-    "another number of steps": ([999, 500, -1], 3, "makes 2"),
+    "another number of steps": ([999, 500, -1], 3, "times has 2"),
 }
 
 

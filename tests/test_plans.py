@@ -62,7 +62,7 @@ KINDS = {
 
 
 def executed(solver, schedule, steps, grid):
-    """The points [nfe, D] at which the plan asks, and its result [D], over the unknowns."""
+    """The evaluation points [nfe, D] of a plan, and its result [D], over the unknowns."""
     nfe = pndm.plan(solver, schedule, steps, grid).nfe
     eye = torch.eye(1 + 2 * nfe, dtype=torch.float64)
     points = []
@@ -168,7 +168,7 @@ def unsound(name, grid, convention, steps):
 @pytest.mark.parametrize("name", FIXED)
 @pytest.mark.parametrize(("grid", "convention"), PLACES)
 def test_sound(name, grid, convention):
-    """Exactly N steps, each begun at the node it stands on, the declared evaluations, O(order)."""
+    """Exactly N steps, each starting at its own node, the declared evaluations, O(order)."""
     some = [1, 2, 3, 4, 5, 6, 9, 27, 36]
     assert {n: why for n in some if (why := unsound(name, grid, convention, n))} == {}
 
@@ -235,12 +235,12 @@ def test_only_stochastic_methods_add_noise():
 
 
 def test_steps_of_no_length_do_nothing():
-    """The released convention's last table entry is met twice, diffusers' ends where it stands."""
+    """`released` uses its last table entry twice; in `diffusers` the last step has length zero."""
     released = pndm.plan(SOLVERS["ddim"](), make("linear", "released"), grid=[999, 998, 500, -1])
     assert released.rows[0].base == (1.0, ((0, 0.0),)) or released.rows[0].base == plans.STAY
-    theirs = pndm.plan(SOLVERS["ddim"](), make("linear", "diffusers"), 10)
-    (term,) = theirs.rows[-1].base.terms or ((9, 0.0),)
-    assert theirs.rows[-1].base.scale == 1 and term == (9, 0.0)
+    other = pndm.plan(SOLVERS["ddim"](), make("linear", "diffusers"), 10)
+    (term,) = other.rows[-1].base.terms or ((9, 0.0),)
+    assert other.rows[-1].base.scale == 1 and term == (9, 0.0)
 
 
 def test_a_new_method_is_a_value():

@@ -1,4 +1,4 @@
-"""The adaptive probability flow: right, per image, and honest about its evaluations."""
+"""The adaptive probability flow: accurate, per image, with the true number of evaluations."""
 
 import math
 
@@ -71,11 +71,11 @@ def test_a_floored_start_does_not_move_to_where_the_floor_ends():
     schedule, x = make("cosine"), normal(3, 2)
     crossing = schedule.inverse(math.log(schedule.min_alpha_bar))
     assert 950 < crossing < 999
-    found = [
+    result = [
         probability_flow.integrate(mixture(schedule), x, pf(), schedule, [t, 0])
         for t in (999, crossing)
     ]
-    torch.testing.assert_close(found[0][0], found[1][0], rtol=0, atol=1e-9)
+    torch.testing.assert_close(result[0][0], result[1][0], rtol=0, atol=1e-9)
 
 
 def test_a_list_and_its_steps_agree():
@@ -198,5 +198,5 @@ def test_the_ends_of_every_table_are_met(name, convention, timesteps):
     gaussian = Gaussian(schedule, torch.zeros(3), 0.5)
     for dtype in (torch.float32, torch.float64):
         x = normal(2, 3).to(dtype)
-        found = pndm.sample(gaussian, x, solver=pf(), schedule=schedule)
-        assert found.dtype == dtype and found.isfinite().all()
+        result = pndm.sample(gaussian, x, solver=pf(), schedule=schedule)
+        assert result.dtype == dtype and result.isfinite().all()

@@ -70,7 +70,7 @@ def relative(paths):
 
 
 def tracked():
-    """The files under version control; none where this is no clone."""
+    """The files under version control; none outside a clone."""
     try:
         done = subprocess.run(
             ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -233,7 +233,7 @@ def test_nothing_imports_upwards():
 
 @pytest.mark.parametrize("module", ["pndm", "pndm.config"])
 def test_imports_without_torch(module):
-    """So a typo is answered at once."""
+    """So that a typo is reported at once."""
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
@@ -246,10 +246,10 @@ def test_the_wheel_holds_every_package_and_the_configuration():
     folders = {Path(name).parent for name in PACKAGE if name.endswith("__init__.py")}
     conf = ROOT / "conf"
     groups = {conf, *(path for path in conf.iterdir() if path.is_dir())}
-    wanted = {folder.as_posix().replace("/", ".") for folder in folders}
-    wanted |= {"pndm." + ".".join(path.relative_to(ROOT).parts) for path in groups}
+    expected = {folder.as_posix().replace("/", ".") for folder in folders}
+    expected |= {"pndm." + ".".join(path.relative_to(ROOT).parts) for path in groups}
     tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
-    assert set(tools["setuptools"]["packages"]) == wanted
+    assert set(tools["setuptools"]["packages"]) == expected
     assert tools["setuptools"]["package-dir"] == {"pndm.conf": "conf"}
     assert (ROOT / "pndm" / "py.typed").is_file()
 

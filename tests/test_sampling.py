@@ -38,7 +38,7 @@ def sample(network, x, name, schedule, steps, grid="leading", **options):
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("convention", CONVENTIONS)
 def test_evaluations_counted(name, grid, convention):
-    """The network is asked at the plan's times, as often as declared, with one time per image."""
+    """The network is evaluated at the plan's times, as often as declared, one time per image."""
     if grid in CLOCKED and convention == "released":
         pytest.skip("refused: no inverse clock")
     schedule = make("linear", convention)
@@ -136,7 +136,7 @@ def test_gaussian_data_follow_their_closed_form(name, tolerance):
 
 @pytest.mark.parametrize("name", EXACT)
 def test_gaussian_data_of_unit_variance_do_not_move(name):
-    """With N(0, I) data e = √(1−ᾱ)·x, and the ODE stands still."""
+    """With N(0, I) data e = √(1−ᾱ)·x, and dx/dt = 0."""
     if name == "ddpm":
         pytest.skip("adds noise")
     schedule, x = make("linear"), normal(4, 3)
@@ -265,11 +265,11 @@ def test_callback_sees_every_row(name):
 
 @pytest.mark.parametrize("name", FIXED)
 def test_the_network_is_asked_at_what_the_callback_saw(name):
-    seen, asked = [], []
+    seen, calls = [], []
     network = mlp(size=4)
 
     def listening(x, t):
-        asked.append(x.clone())
+        calls.append(x.clone())
         return network(x, t)
 
     sample(
@@ -280,17 +280,17 @@ def test_the_network_is_asked_at_what_the_callback_saw(name):
         6,
         callback=lambda row, x: seen.append(x.clone()),
     )
-    assert all(torch.equal(a, b) for a, b in zip(asked[1:], seen[:-1], strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(calls[1:], seen[:-1], strict=True))
 
 
 @pytest.mark.parametrize("name", FIXED)
 def test_memory_is_of_the_order_not_of_the_steps(name):
-    """At most seven of the network's answers, or copies of them, are alive at any evaluation."""
+    """At most seven outputs of the network, or copies of them, are alive at any evaluation."""
     alive, most = weakref.WeakSet(), 0
     network = mlp(size=4)
 
     class Answer(torch.Tensor):
-        """A tensor that can be told from the tensors made of it, but for its copies."""
+        """A tensor that can be distinguished from tensors derived from it, except for copies."""
 
         @classmethod
         def __torch_function__(cls, func, types, args=(), kwargs=None):
@@ -313,7 +313,7 @@ def test_memory_is_of_the_order_not_of_the_steps(name):
 
 @pytest.mark.parametrize("name", FIXED)
 def test_inputs_are_left_alone(name):
-    """x_T is not written to, nothing has a gradient, and an answer that is x itself is fine."""
+    """x_T is not modified, nothing has a gradient, and an output that is x itself is fine."""
     x = normal(2, 4).requires_grad_()
     before = x.detach().clone()
     got = sample(lambda x, t: x, x, name, make("linear"), 12)
@@ -330,14 +330,14 @@ def test_the_same_again(name):
 
 
 def test_noise_is_asked_for_where_the_plan_adds_it():
-    asked = []
+    calls = []
 
     def noise(row):
-        asked.append(row)
+        calls.append(row)
         return torch.zeros(2, 4)
 
     sample(mlp(size=4), normal(2, 4), "ddpm", make("linear"), 5, noise=noise)
-    assert asked == [0, 1, 2, 3]
+    assert calls == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("name", ["ddpm", SOLVERS["ddim"](eta=0.3)])
@@ -364,8 +364,8 @@ def test_an_answer_of_the_wrong_shape_is_refused(name, shape):
 @pytest.mark.parametrize("name", SOLVERS)
 @pytest.mark.parametrize("answer", [None, (torch.zeros(2, 4),), 1.0])
 def test_an_answer_that_is_no_tensor_is_refused(name, answer):
-    said = "the denoiser returned a (NoneType|tuple|float) for"
-    with pytest.raises(ValueError, match=said) as error:
+    message = "the denoiser returned a (NoneType|tuple|float) for"
+    with pytest.raises(ValueError, match=message) as error:
         sample(lambda x, t: answer, torch.zeros(2, 4), name, make("linear"), 5)
     assert "\n" not in str(error.value)
 
@@ -403,8 +403,8 @@ def test_names_and_factories_are_no_solvers(solver):
 def test_batches_of_none_and_images_of_one_number(name):
     assert sample(lambda x, t: x, torch.zeros(0, 3), name, make("linear"), 5).shape == (0, 3)
     flat = normal(3)
-    found = sample(lambda x, t: 0.5 * x, flat, name, make("linear"), 5, noise=no_noise)
-    assert found.shape == flat.shape and found.isfinite().all()
+    result = sample(lambda x, t: 0.5 * x, flat, name, make("linear"), 5, noise=no_noise)
+    assert result.shape == flat.shape and result.isfinite().all()
 
 
 def no_noise(row):

@@ -58,11 +58,13 @@ def test_alpha_bar_at_real_times(t, name, convention):
 
 def test_conventions_at_their_ends():
     table = [make("linear").alpha_bar(t) for t in range(1000)]
-    released, theirs = make("linear", "released"), make("linear", "diffusers")
+    released, reference = make("linear", "released"), make("linear", "diffusers")
     assert [released.alpha_bar(t) for t in (-1, 0, 0.9, 1, 998, 998.5, 999)] == [
         table[i] for i in (0, 1, 1, 2, 999, 999, 999)
     ]
-    assert [theirs.alpha_bar(t) for t in (-1, -0.5, 0, 999)] == [table[i] for i in (0, 0, 0, 999)]
+    assert [reference.alpha_bar(t) for t in (-1, -0.5, 0, 999)] == [
+        table[i] for i in (0, 0, 0, 999)
+    ]
 
 
 @given(t=real)
@@ -158,7 +160,7 @@ def test_schedules_are_values(name):
 @pytest.mark.parametrize("t", [-1.001, 999.001, math.nan, math.inf])
 def test_times_outside_are_refused(name, t):
     for ask in (make(name).alpha_bar, make(name).dlog_alpha_bar, make(name).node):
-        with pytest.raises(ValueError, match="lies outside"):
+        with pytest.raises(ValueError, match="is outside"):
             ask(t)
 
 

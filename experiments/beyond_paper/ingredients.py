@@ -1,4 +1,4 @@
-"""What a multistep method is made of, as data: the cells of the comparisons beyond the paper."""
+"""The ingredients of multistep methods, as data: the cells of the comparisons beyond the paper."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from pndm.solvers import Solver, multistep, unipc
 
 
 class Method(NamedTuple):
-    """A point of the frame: transfer part, what is combined, by which weights, how it begins.
+    """A combination of transfer part, prediction, weights and starter.
 
     `weights` are those of `solvers.multistep`, or `unipc` for exact ones in λ with a corrector.
     """
@@ -28,13 +28,13 @@ class Method(NamedTuple):
         return ["solver=multistep", *(f"solver.{name}={value}" for name, value in options.items())]
 
     def solver(self) -> Solver:
-        """The solver itself."""
+        """The solver."""
         if self.weights == "unipc":
             return unipc(self.order)
         return multistep(self.order, self.weights, self.predict, self.transfer, self.starter)
 
     def steps(self, nfe: int) -> int | None:
-        """The steps that so many evaluations make, None where they are fewer than the order."""
+        """The number of steps within `nfe` evaluations, None if there are fewer than the order."""
         extra = {"ramp": 0, "improved_euler": 1, "prk": 3 * (self.order - 1)}[self.starter]
         steps = nfe - extra
         return steps if steps > self.order - (self.starter == "ramp") else None
@@ -52,7 +52,7 @@ SIGNS = {"rho": "ρ", "lambda": "λ"}
 
 
 class Cell(NamedTuple):
-    """A method with so many evaluations on a grid, on a schedule's network."""
+    """A method at a number of evaluations on a grid, on a schedule's network."""
 
     schedule: str
     method: Method
@@ -86,7 +86,7 @@ OF_IMAGES = [
 
 
 def trajectories() -> Iterator[Cell]:
-    """The cells that are compared with the fine solution: all, but starters on some grids."""
+    """The cells compared with the fine solution: all, but starters on some grids only."""
     for methods, grids in (((*PSEUDO, *CLASSICAL, *OF_IMAGES), GRIDS), (STARTED, SOME_GRIDS)):
         yield from _cells(methods, grids, EVALUATIONS)
 
@@ -94,17 +94,19 @@ def trajectories() -> Iterator[Cell]:
 def distances() -> list[Cell]:
     """The cells whose FID is measured, those of ten and five evaluations first."""
     few = [method for method in CLASSICAL if method.weights in ("fixed", "t")]
-    begun = [method for method in STARTED if method.weights == "fixed" and method.order in (2, 4)]
+    started = [
+        method for method in STARTED if method.weights == "fixed" and method.order in (2, 4)
+    ]
     best = [method for method in (*PSEUDO, *OF_IMAGES) if method.order in (2, 3)]
-    found = {
+    cells_by_nfe = {
         nfe: [
-            *_cells((*PSEUDO, *OF_IMAGES, *few, *begun), SOME_GRIDS, (nfe,)),
+            *_cells((*PSEUDO, *OF_IMAGES, *few, *started), SOME_GRIDS, (nfe,)),
             *(_cells(best, ("linspace", "trailing"), (nfe,)) if nfe == 10 else ()),
             *(_cells(best, ("uniform_lambda", "karras"), (nfe,)) if nfe == 10 else ()),
         ]
         for nfe in (10, 5, 20, 15, 50)
     }
-    return [cell for cells in found.values() for cell in cells]
+    return [cell for cells in cells_by_nfe.values() for cell in cells]
 
 
 def _cells(methods, grids, evaluations) -> Iterator[Cell]:

@@ -1,4 +1,4 @@
-"""The page on what lies beyond the paper, from the committed results alone.
+"""The page on the results beyond the paper, from the committed results alone.
 
     python -m experiments.beyond_paper.page
 
@@ -54,14 +54,14 @@ def table(schedule: str, grid: str, folder: Path) -> pd.DataFrame:
 
 
 def written(cell: pd.Series) -> str:
-    """2.79 (0.31): the FID where it was measured, and the distance."""
+    """Format FID, if measured, and distance: 2.79 (0.31)."""
     distance = "" if pd.isna(cell["rmse"]) else f"({cell['rmse']:.3f})"
     fid = "" if pd.isna(cell.get("fid")) else f"{cell['fid']:.2f}"
     return f"{fid} {distance}".strip()
 
 
 def earned(schedule: str, folder: Path, nfe: int = 10, most: int = 10) -> pd.DataFrame:
-    """The cells of the lowest FID at some number of evaluations."""
+    """The cells with the lowest FID at each number of evaluations."""
     fid = transfer_x_gradient.load("fid", folder)
     if fid.empty:
         return pd.DataFrame(columns=["method", "grid", "FID"])
@@ -78,7 +78,7 @@ def earned(schedule: str, folder: Path, nfe: int = 10, most: int = 10) -> pd.Dat
 
 
 def made_by(folder: Path) -> str:
-    """Which code made how many of the cells: of several, none is passed over in silence."""
+    """The number of cells computed by each version of the code."""
     parts = []
     for name, measure in (("fid", "FID"), ("rmse", "distances")):
         counts = transfer_x_gradient.load(name, folder).get("code", pd.Series()).value_counts()
@@ -111,7 +111,7 @@ def document(folder: Path) -> str:
 def draw(folder: Path) -> list[Path]:
     """Distance and FID against evaluations, on the leading grid, for both schedules."""
     fid, rmse = (transfer_x_gradient.load(name, folder) for name in ("fid", "rmse"))
-    with figure(11, 8, 4, sharey=False, rows=2) as (made, axes):
+    with figure(11, 8, 4, sharey=False, rows=2) as (fig, axes):
         for ax, (schedule, (data, name, title)) in zip(
             axes,
             (
@@ -133,8 +133,8 @@ def draw(folder: Path) -> list[Path]:
             ax.set(xscale="log", yscale="log", xlabel="evaluations", title=f"{schedule}: {title}")
             plain_log(ax.xaxis, EVALUATIONS)
             plain_log(ax.yaxis)
-        made.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=9)
-        return save(made, folder / transfer_x_gradient.NAME)
+        fig.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=9)
+        return save(fig, folder / transfer_x_gradient.NAME)
 
 
 def chosen(data: pd.DataFrame, schedule: str, method: Method, grid: str) -> pd.DataFrame:
@@ -146,10 +146,10 @@ def chosen(data: pd.DataFrame, schedule: str, method: Method, grid: str) -> pd.D
 
 
 def block(folder: Path) -> str:
-    """The README's part: the best at ten evaluations against the paper's."""
+    """The README's section: the best at ten evaluations against the paper's."""
     comparison = ten_nfe.compare(folder)
     comparison = comparison[comparison["seed"] > 0]  # seed set 0 chose, and so is too kind
-    shown = pd.DataFrame(
+    display = pd.DataFrame(
         [
             {
                 "schedule": row["schedule"],
@@ -171,7 +171,7 @@ def block(folder: Path) -> str:
             "compared on seed sets 1 and 2 with DDIM in 1000 steps and F-PNDM in 50:",
             "    python -m experiments.beyond_paper.ten_nfe\n"
             "    python -m experiments.beyond_paper.page",
-            markdown(shown) if len(shown) else "not run",
+            markdown(display) if len(display) else "not run",
             "What each choice contributes, at 5 to 50 evaluations: "
             "[transfer part × gradient part × grid](experiments/results/transfer_x_gradient.md).",
         ]

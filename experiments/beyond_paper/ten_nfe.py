@@ -1,11 +1,11 @@
-"""The best of ten evaluations: chosen on one set of seeds, judged on others.
+"""The best method at ten evaluations: selected on one set of seeds, evaluated on others.
 
     python -m experiments.beyond_paper.ten_nfe        # after transfer_x_gradient and fid_by_steps
 
 Of all cells of `transfer_x_gradient` with at most ten evaluations the one with the lowest FID on
 seed set 0 is chosen, for each schedule, and run on seed sets 1 and 2. There it is compared, by
 paired differences from the same seeds, with DDIM in 1000 steps and with F-PNDM in 50. The seeds
-that chose are shown too, and are too kind to what they chose.
+that were used for the selection are shown too, and are biased in favour of the selected cells.
 """
 
 import sys
@@ -50,7 +50,7 @@ def best(table: pd.DataFrame, schedule: str) -> Cell:
 
 
 def measure(more: Sequence[str], folder: Path) -> None:
-    """ten_nfe_cells.csv: the chosen cells on every set of seeds, with what an interval needs."""
+    """Write ten_nfe_cells.csv: the selected cells on all seed sets, with jackknife distances."""
     rows = []
     for schedule in SCHEDULES:
         cell = best(transfer_x_gradient.load("fid", folder), schedule)
@@ -65,7 +65,7 @@ def measure(more: Sequence[str], folder: Path) -> None:
 
 
 def compare(folder: Path) -> pd.DataFrame:
-    """Each chosen cell against the paper's, on each set of seeds where both were measured."""
+    """Compare each selected cell with the paper's, on each set of seeds with both measured."""
     path, paper = folder / "ten_nfe_cells.csv", Results.load(folder)
     rows = []
     for _, row in pd.read_csv(path).iterrows() if path.exists() else ():
@@ -74,17 +74,20 @@ def compare(folder: Path) -> pd.DataFrame:
             other = paper.without(
                 "digits", TableCell(row["schedule"], solver, "leading", "", steps, row["seed"])
             )
-            found = {**row[["schedule", "grid", "nfe", "seed"]], "method": str(method)}
-            found |= {"fid": round(row["fid"], 4), "against": f"{solver}@{steps}"}
+            comparison = {**row[["schedule", "grid", "nfe", "seed"]], "method": str(method)}
+            comparison |= {"fid": round(row["fid"], 4), "against": f"{solver}@{steps}"}
             if other is None or other["samples"] != row["samples"]:
-                rows.append({**found, "verdict": "not run"})
+                rows.append({**comparison, "verdict": "not run"})
                 continue
             without = (row[list(WITHOUT)] - other[list(WITHOUT)]).astype(float)
             paired = estimate(row["fid"] - other["fid"], without, int(row["samples"]))
             numbers = {"difference": paired.bias_corrected, "low": paired.low, "high": paired.high}
-            found |= {name: round(value, 4) for name, value in numbers.items()}
-            found |= {"other": round(other["fid"], 4), "verdict": verdict(paired.low, paired.high)}
-            rows.append(found)
+            comparison |= {name: round(value, 4) for name, value in numbers.items()}
+            comparison |= {
+                "other": round(other["fid"], 4),
+                "verdict": verdict(paired.low, paired.high),
+            }
+            rows.append(comparison)
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

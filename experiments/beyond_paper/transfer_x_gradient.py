@@ -1,12 +1,12 @@
-"""Which ingredient earns what: transfer part × weights × starters × grids at 5 to 50 evaluations.
+"""The effect of each ingredient: transfer part × weights × starters × grids at 5 to 50 NFE.
 
     python -m experiments.beyond_paper.transfer_x_gradient                # all that is missing
     python -m experiments.beyond_paper.transfer_x_gradient only=rmse      # or only=fid, only=page
     python -m experiments.beyond_paper.transfer_x_gradient only=fid nfe=10
 
-Two measures, which are not the same: how far a method's images lie from the fine solution that
-begins at the same noise and time (root mean square over pixels in [−1, 1]), and FID. What is there
-already is not made again: `experiments/results` keeps the distances, `outputs` the runs.
+Two different measures: the distance of a method's images to the fine solution from the same noise
+and time (root mean square over pixels in [−1, 1]), and FID. Existing results are not recomputed:
+`experiments/results` holds the distances, `outputs` the runs.
 """
 
 import json
@@ -40,18 +40,18 @@ FOUND = [*CELL, "steps", "fid", "bias_corrected", "se", "low", "high", "samples"
 
 
 def columns(cell: Cell) -> dict[str, object]:
-    """A cell as the first columns of a row."""
+    """The first columns of a cell's row."""
     return {"schedule": cell.schedule, **cell.method._asdict(), "grid": cell.grid, "nfe": cell.nfe}
 
 
 def load(name: str, folder: Path = FOLDER) -> pd.DataFrame:
-    """A table of this experiment, with no rows where there is none."""
+    """Read a table of this experiment; empty if there is none."""
     path = folder / f"{NAME}_{name}.csv"
     return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=CELL)
 
 
 def measure_rmse(folder: Path) -> None:
-    """The distances to the fine solution, schedule by schedule and grid by grid."""
+    """Measure the distances to the fine solution, by schedule and grid."""
     code = code_hash(IMAGE_CODE)
     table = load("rmse", folder)
     if "code" in table:
@@ -89,7 +89,7 @@ def measure_rmse(folder: Path) -> None:
 
 
 def save(table: pd.DataFrame, name: str, folder: Path) -> None:
-    """Write a table whole or not at all, in a fixed order."""
+    """Write a table atomically, in a fixed order."""
     ordered = table.sort_values(CELL, ignore_index=True)
     path = folder / f"{NAME}_{name}.csv"
     write_atomic(path, lambda partial: ordered.to_csv(partial, index=False))
@@ -104,7 +104,7 @@ def arguments(cell: Cell, seed: int = 0) -> list[str]:
 
 
 def measure_fid(cells: Sequence[Cell], more: Sequence[str], folder: Path) -> None:
-    """The FIDs of some cells, added to the table as they come."""
+    """Measure the FID of some cells, adding each to the table when it is complete."""
     for i, cell in enumerate(cells, 1):
         print(
             f"[{i}/{len(cells)}] {cell.schedule} {cell.grid} {cell.nfe} {cell.method}", flush=True
@@ -117,7 +117,7 @@ def measure_fid(cells: Sequence[Cell], more: Sequence[str], folder: Path) -> Non
 
 
 def run(cell: Cell, seed: int, more: Sequence[str]) -> tuple[dict, dict | str]:
-    """A cell's FID and what goes with it, and its distances without each block."""
+    """A cell's FID with its metadata, and its leave-one-block-out distances."""
     (cfg,) = compose_runs([*arguments(cell, seed), *more])
     path = run_experiment(cfg, NAME)
     record = json.loads(path.read_text())
@@ -127,7 +127,7 @@ def run(cell: Cell, seed: int, more: Sequence[str]) -> tuple[dict, dict | str]:
 
 @command
 def main(words: Sequence[str]) -> None:
-    """Measure what is missing."""
+    """Measure missing cells."""
     own, more = split(words, {"only": "", "nfe": "", "results": str(FOLDER)})
     folder = Path(own["results"])
     if own["only"] not in ("", "rmse", "fid"):

@@ -1,4 +1,4 @@
-"""The measured cells as they are committed: three CSV files that every table follows from."""
+"""The measured cells as committed: three CSV files, from which all tables are generated."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from experiments.main_table.jackknife import WITHOUT
 PUBLISHED = Path(__file__).parent / "published.csv"
 
 DATASETS = ("digits", "cifar10", "celeba")
-"""The datasets whose tables are written, run or not."""
+"""The datasets whose tables are written, even if nothing was run."""
 
 KEY = ["dataset", "schedule", "solver", "grid", "convention", "options", "steps", "seed"]
-"""What tells one measurement from another."""
+"""The columns that identify a measurement."""
 
 COLUMNS = [
     *KEY,
@@ -34,12 +34,12 @@ ALIGNED = {"convention": "aligned"}
 Key = tuple[Any, ...]
 
 WHOLE = dict.fromkeys(("steps", "seed", "samples"), "Int64")
-"""Columns of whole numbers, some of which may be missing."""
+"""Integer columns that may have missing values."""
 
 
 @dataclass(frozen=True)
 class Results:
-    """The cells, their distances without each block, and what data itself scores."""
+    """The cells, their leave-one-block-out distances, and the FID of real data."""
 
     cells: pd.DataFrame
     jackknife: pd.DataFrame
@@ -47,7 +47,7 @@ class Results:
 
     @classmethod
     def load(cls, folder: Path) -> "Results":
-        """What a folder holds, none where it holds nothing."""
+        """Load the results of a folder; empty if there are none."""
         return cls(
             _load(folder / "fid_by_steps.csv", COLUMNS),
             _load(folder / "jackknife.csv", JACKKNIFE),
@@ -62,9 +62,9 @@ class Results:
         self.floors.to_csv(folder / "floors.csv", index=False)
 
     def replace(self, new: "Results", keep: bool = False) -> "Results":
-        """These, with all that concerns the datasets of `new` taken from there.
+        """Return these results with the datasets of `new` replaced.
 
-        With `keep` cells that `new` does not have stay as they are.
+        With `keep`, cells that `new` lacks remain.
         """
         datasets = set(new.cells["dataset"])
         measured = {_key(row) for _, row in new.cells.iterrows()}
@@ -90,7 +90,7 @@ class Results:
         return self._rows.get(_key({"dataset": dataset, **ALIGNED, **cell._asdict()}))
 
     def without(self, dataset: str, cell: Cell) -> pd.Series | None:
-        """A cell's distance, and those without each block."""
+        """A cell's distance, and its leave-one-block-out distances."""
         return self._without.get(_key({"dataset": dataset, **ALIGNED, **cell._asdict()}))
 
     @cached_property
@@ -102,15 +102,15 @@ class Results:
         return {_key(row): row for _, row in self.jackknife.iterrows()}
 
     def floor(self, dataset: str) -> float | None:
-        """What as many images of the data itself score against the reference, where known."""
+        """The FID of as many real images against the reference, if known."""
         counts = self.cells["samples"][self.cells["dataset"] == dataset].unique()
         same = (self.floors["dataset"] == dataset) & self.floors["samples"].isin(counts)
-        found = self.floors["fid"][same] if len(counts) == 1 else ()
-        return float(found.iloc[0]) if len(found) else None
+        values = self.floors["fid"][same] if len(counts) == 1 else ()
+        return float(values.iloc[0]) if len(values) else None
 
 
 def command(row: Any) -> str:
-    """The command that makes a cell, from its row."""
+    """The command that computes a cell, from its row."""
     words = ["python run.py", *(f"{name}={row[name]}" for name in ("dataset", "schedule"))]
     words += [f"solver={row['solver']}"]
     words += [] if pd.isna(row["steps"]) else [f"steps={int(row['steps'])}"]
@@ -120,7 +120,7 @@ def command(row: Any) -> str:
 
 
 def published() -> pd.DataFrame:
-    """The numbers that others printed, with their sources."""
+    """The published numbers, with their sources."""
     return pd.read_csv(PUBLISHED, dtype=WHOLE | {"nfe": "Int64"})
 
 
@@ -128,10 +128,10 @@ def _load(path: Path, columns: list[str]) -> pd.DataFrame:
     if not path.exists():
         return _sorted(pd.DataFrame(columns=columns), columns)
     kinds = {name: kind for name, kind in WHOLE.items() if name in columns}
-    found = pd.read_csv(path, dtype=kinds, keep_default_na=True)
-    if list(found.columns) != columns:
+    table = pd.read_csv(path, dtype=kinds, keep_default_na=True)
+    if list(table.columns) != columns:
         raise ValueError(f"{path} is not a table of this version: collect the runs again")
-    return _sorted(found, columns)
+    return _sorted(table, columns)
 
 
 def _sorted(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
@@ -143,5 +143,5 @@ def _sorted(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
 
 
 def _key(row: Mapping[str, Any] | pd.Series) -> Key:
-    """What tells a row from the others, comparable: what is missing is None."""
+    """The identifying columns of a row, comparable: missing values are None."""
     return tuple(None if pd.isna(row[name]) else row[name] for name in KEY)

@@ -18,31 +18,31 @@ def table(results: Results) -> pd.DataFrame:
         for dataset in DATASETS:
             for schedule in SCHEDULES if dataset != "celeba" else SCHEDULES[:1]:
                 rows += [
-                    found
+                    result
                     for seed in (0, 1, 2)
-                    if (found := row(results, claim, dataset, schedule, seed))["low"] is not None
+                    if (result := row(results, claim, dataset, schedule, seed))["low"] is not None
                     or seed == 0
                 ]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def row(results: Results, claim: Claim, dataset: str, schedule: str, seed: int) -> dict:
-    """One claim: the difference without its bias, its interval, and what they say of it."""
+    """One claim: the bias-corrected difference, its interval, and the verdict."""
     first, second = (
         results.without(dataset, Cell(schedule, solver, "leading", "", steps, seed))
         for solver, steps in ((claim.solver, claim.steps), (claim.other, claim.other_steps))
     )
-    found = {"claim": str(claim), "dataset": dataset, "schedule": schedule, "seed": seed}
+    result = {"claim": str(claim), "dataset": dataset, "schedule": schedule, "seed": seed}
     if first is None or second is None:
         nothing = dict.fromkeys(("difference", "low", "high"))
-        return {**found, **nothing, "verdict": "not run"}
+        return {**result, **nothing, "verdict": "not run"}
     if first["samples"] != second["samples"]:
         raise ValueError(f"{claim} compares {first['samples']} images with {second['samples']}")
     without = (first[list(WITHOUT)] - second[list(WITHOUT)]).astype(float)
     paired = estimate(first["fid"] - second["fid"], without, int(first["samples"]))
     numbers = {"difference": paired.bias_corrected, "low": paired.low, "high": paired.high}
     return {
-        **found,
+        **result,
         **{name: round(value, 4) for name, value in numbers.items()},
         "verdict": verdict(paired.low, paired.high),
     }
@@ -56,7 +56,7 @@ def verdict(low: float, high: float) -> str:
 
 
 def write(results: Results, folder: Path) -> Path:
-    """results/claims.csv."""
+    """Write results/claims.csv."""
     path = folder / "claims.csv"
     table(results).to_csv(path, index=False)
     return path

@@ -1,14 +1,13 @@
-"""From the records of any number of runs to the tables, the figures and the README.
+"""Collect the records of any number of runs into the tables, the figures and the README.
 
     python -m experiments.main_table.collect                      # outputs/ into results/
     python -m experiments.main_table.collect outputs elsewhere    # several folders of runs
     python -m experiments.main_table.collect --readme             # from results/ alone
 
-A dataset's rows are replaced where the folders hold records of it, and stay as they were
-committed where they do not; with --keep cells that the folders do not have stay too. Records of
-different code, extractors or references are never mixed: the command says what there is and wants
-to be told. Records of another number of images, and doubles, are left out by name. W&B is never
-read.
+A dataset's rows are replaced if the folders hold records of it, and otherwise remain as committed;
+with --keep, cells that are not in the folders remain too. Records of different code, extractors or
+references are never mixed: the command lists them and asks for a choice. Records of another number
+of images, and duplicates, are omitted and listed by name. W&B is never read.
 """
 
 import argparse
@@ -53,25 +52,25 @@ from pndm.runs.job import Job
 from pndm.runs.record import SCHEMA
 
 SAMPLES = {"digits": fid_by_steps.ALL_DIGITS}
-"""Images in the cells of a dataset's table; of any other 50,000."""
+"""The number of images per cell, by dataset; 50,000 for all others."""
 
 DEPENDENT_PAGES = (schedules, trajectory_error)
-"""Pages of other measurements that show the main table's cells too."""
+"""Pages of other measurements that also show cells of the main table."""
 
 MUST_MATCH = ("extractor", "reference", "precision", "code")
-"""What all rows of a dataset's table must have in common."""
+"""The columns that must agree in all rows of a dataset's table."""
 
 
 @dataclass
 class Records:
-    """The records that go into the tables, and what does not, with the reason."""
+    """The records for the tables, and notes on omitted ones, with the reason."""
 
     frame: pd.DataFrame
     notes: list[str] = field(default_factory=list)
 
 
 def read(folders: Sequence[Path]) -> Records:
-    """The records of every run in some folders, one row each."""
+    """Read the records of all runs in some folders, one row each."""
     rows, notes = [], []
     for root in folders:
         if not root.is_dir():
@@ -90,11 +89,11 @@ def read(folders: Sequence[Path]) -> Records:
 
 
 def row(record: dict[str, Any]) -> dict[str, Any]:
-    """A record as a row; what the default settings say already is not repeated in `options`."""
+    """Convert a record to a row; `options` lists only settings that differ from the defaults."""
     if record["schema"] != SCHEMA:
         raise ValueError(f"schema {record['schema']} is not of this version")
     adaptive = record["solver"] == "pf"
-    found = {
+    row = {
         **{name: record[name] for name in ("dataset", "schedule", "solver", "convention")},
         **{name: operator.index(record[name]) for name in ("samples", "seed")},
         **{name: record[name] for name in ("precision", "model", "code")},
@@ -110,7 +109,7 @@ def row(record: dict[str, Any]) -> dict[str, Any]:
     if record["status"] == "complete":
         fid, seconds = record["fid"], record["seconds"]
         intervals = {name: fid.get(name) for name in ("bias_corrected", "se", "low", "high")}
-        found |= {
+        row |= {
             "nfe": number(record["nfe"]),
             "fid": None if fid["value"] is None else number(fid["value"]),
             **{name: value and round(value, 6) for name, value in intervals.items()},
@@ -119,18 +118,18 @@ def row(record: dict[str, Any]) -> dict[str, Any]:
             "seconds": round(seconds["sampling"] + seconds["features"], 1),
             "error": fid.get("reason"),
         }
-    return found
+    return row
 
 
 def number(value: Any) -> float:
-    """A number as it is; TypeError where it is something else."""
+    """Return a number unchanged; TypeError for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{value!r} is no number")
     return value
 
 
 def options(settings: dict[str, Any]) -> Iterator[str]:
-    """The overrides of solver and schedule that are not what their YAML says."""
+    """The overrides of solver and schedule that differ from their YAML."""
     for group in ("solver", "schedule"):
         chosen = settings[group]
         path = CONF / group / f"{chosen['name']}.yaml"
@@ -141,7 +140,7 @@ def options(settings: dict[str, Any]) -> Iterator[str]:
 
 
 def as_number(value: Any) -> Any:
-    """YAML takes 1e-5 for a word."""
+    """Format a value for an override; YAML would parse 1e-5 as a string."""
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:
@@ -149,12 +148,12 @@ def as_number(value: Any) -> Any:
 
 
 def choose(reading: Records, codes: Sequence[str] = (), samples: int | None = None) -> Records:
-    """The rows that may stand in one table; ConfigError where that is not for us to choose."""
+    """Select the rows of one table; ConfigError if the user must choose."""
     frame, notes = reading.frame, list(reading.notes)
     if codes:
         frame = leave_out(frame, frame["code"].isin(codes), notes, "of other code")
-    wanted = frame["dataset"].map(lambda name: samples or SAMPLES.get(name, 50_000))
-    frame = leave_out(frame, frame["samples"] == wanted, notes, "of another number of images")
+    expected = frame["dataset"].map(lambda name: samples or SAMPLES.get(name, 50_000))
+    frame = leave_out(frame, frame["samples"] == expected, notes, "of another number of images")
     require_one_kind(frame, codes)
     rank = frame["status"].map({"complete": 2, "failed": 1}).fillna(0)
     frame = frame.assign(rank=rank).sort_values(["rank", "started"])
@@ -163,34 +162,34 @@ def choose(reading: Records, codes: Sequence[str] = (), samples: int | None = No
 
 
 def require_one_kind(frame: pd.DataFrame, codes: Sequence[str]) -> None:
-    """ConfigError where a dataset's rows may not stand in one table; several `codes` if named."""
+    """Raise ConfigError if a dataset's rows cannot share a table; several `codes` if named."""
     for dataset, rows in frame[frame["fid"].notna()].groupby("dataset"):
         for name in MUST_MATCH:
             counts = rows[name].value_counts()
             if len(counts) > 1 and not (name == "code" and set(counts.index) <= set(codes)):
-                there = ", ".join(f"{value} ({count})" for value, count in counts.items())
+                listing = ", ".join(f"{value} ({count})" for value, count in counts.items())
                 cure = "--code NAME takes one" if name == "code" else "collect them apart"
-                raise ConfigError(f"{dataset} has runs of several {name}: {there}: {cure}")
+                raise ConfigError(f"{dataset} has runs of several {name}: {listing}: {cure}")
         for model, files in rows.groupby("model")["weights"].unique().items():
             if len(files) > 1:
                 raise ConfigError(f"{model} has runs of several weights: {list(files)}")
 
 
 def leave_out(frame: pd.DataFrame, keep: pd.Series, notes: list[str], reason: str) -> pd.DataFrame:
-    """The rows to keep; the others are noted."""
+    """Filter the rows by a mask, with a note on the omitted ones."""
     notes.extend(f"left out, {reason}: {folder}" for folder in frame["folder"][~keep])
     return frame[keep]
 
 
 @dataclass(frozen=True)
 class FinishedJob(Job):
-    """A run that was made: its shards lie under the record's key, whatever the code is now."""
+    """A finished job: its shards are found by the record's key, whatever the current code."""
 
     key: str = field()
 
 
 def leave_one_out(row: pd.Series) -> dict[str, Any] | str:
-    """A run's distances without each block, or the reason why there are none."""
+    """A run's leave-one-block-out distances, or the reason why there are none."""
     folder = Path(row["folder"])
     try:
         cfg = from_yaml(folder / "config.yaml")
@@ -213,33 +212,33 @@ def leave_one_out(row: pd.Series) -> dict[str, Any] | str:
 
 
 def collect(reading: Records, old: Results, keep: bool = False) -> tuple[Results, list[str]]:
-    """The results with the records' datasets replaced, and what was noted on the way.
+    """Return the results with the records' datasets replaced, and the notes.
 
-    With `keep` what the records do not have stays.
+    With `keep`, cells without a record remain.
     """
     frame = reading.frame
     notes, loo = list(reading.notes), []
     for _, measured in frame[frame["fid"].notna()].iterrows():
-        found = leave_one_out(measured)
-        (notes if isinstance(found, str) else loo).append(found)
+        distances = leave_one_out(measured)
+        (notes if isinstance(distances, str) else loo).append(distances)
     cells = frame.assign(command=[command(row) for _, row in frame.iterrows()])
     new = Results(cells[COLUMNS], pd.DataFrame(loo, columns=JACKKNIFE), floors(cells))
     return old.replace(new, keep), notes
 
 
 def floors(cells: pd.DataFrame) -> pd.DataFrame:
-    """What the data itself scores, of digits, which are at hand."""
+    """The FID of real data, for digits, which ship with scikit-learn."""
     rows = []
     if (cells["dataset"] == "digits").any():
         features = extract_features(datasets.digits(), load_extractor("digits"))
-        found = split_half_fid(torch.cat(list(features)))
-        row = {"dataset": "digits", "samples": found["n_perfect"], "extractor": "digits"}
-        rows.append({**row, "fid": round(found["perfect"], 4), "sd": round(found["sd"], 4)})
+        halves = split_half_fid(torch.cat(list(features)))
+        row = {"dataset": "digits", "samples": halves["n_perfect"], "extractor": "digits"}
+        rows.append({**row, "fid": round(halves["perfect"], 4), "sd": round(halves["sd"], 4)})
     return pd.DataFrame(rows, columns=FLOORS)
 
 
 def write(results: Results, folder: Path, page: Path | None) -> list[Path]:
-    """Everything that follows from the results: claims, tables, figures and the README."""
+    """Write everything generated from the results: claims, tables, figures and the README."""
     written = [claims.write(results, folder)]
     for dataset in DATASETS:
         written += tables.write(results, dataset, folder)
@@ -255,7 +254,7 @@ def write(results: Results, folder: Path, page: Path | None) -> list[Path]:
 
 
 def main(words: Sequence[str]) -> None:
-    """The command line; SystemExit with one line if it cannot."""
+    """Run the command line; SystemExit with one line on an error."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("outputs", nargs="*", type=Path, help="folders of runs (outputs)")
     parser.add_argument("--readme", action="store_true", help="read no runs, only results/")

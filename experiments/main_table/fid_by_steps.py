@@ -4,10 +4,11 @@
     python -m experiments.main_table.fid_by_steps dataset=cifar10 only=plan  # what it will take
     python -m experiments.main_table.fid_by_steps schedule=linear seed=0 wandb.mode=disabled
 
-The cells are no product, so they are declared here as data; `conf/experiment/fid_by_steps.yaml`
-has the part that is one. Cells that are complete are found again, what was interrupted continues,
-and a cell that fails is shown and recorded but stops nothing. Any other key=value goes to every
-run, as in run.py. The abstract's cells come first, then the cheap ones.
+The cells are not a Cartesian product, so they are declared here as data;
+`conf/experiment/fid_by_steps.yaml` has the part that is one. Complete cells are reused,
+interrupted ones continue, and a failed cell is printed and recorded but does not stop the others.
+Any other key=value goes to every run, as in run.py. The abstract's cells come first, then the
+cheap ones.
 """
 
 import sys
@@ -44,7 +45,7 @@ class Line(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """What tells one measurement of a dataset from another."""
+    """The identity of a measurement of a dataset."""
 
     schedule: str
     solver: str
@@ -69,7 +70,7 @@ LINES = (
         for tolerance in ("0.0001", "0.001", "0.01")
     ),
 )
-"""Seed set 0. Slow cells that say nothing new are left out: the Runge-Kutta method and the
+"""Seed set 0. Slow, uninformative cells are omitted: the Runge-Kutta method and the
 released FON above 100 steps, and at 1000 all but the methods that are compared there."""
 
 REPEATED = (
@@ -78,11 +79,11 @@ REPEATED = (
     Line("plms", TO_50),
     Line("fon", TO_50),
 )
-"""Seed sets 1 and 2, for the spread between them."""
+"""Seed sets 1 and 2, for the variation between seed sets."""
 
 
 class Claim(NamedTuple):
-    """A comparison that the paper's abstract makes: the first is said to be no worse."""
+    """A claim of the paper's abstract: the first method is no worse than the second."""
 
     solver: str
     steps: int
@@ -102,7 +103,7 @@ CLAIMED = {pair for c in CLAIMS for pair in ((c.solver, c.steps), (c.other, c.ot
 
 
 def lines(seed: int) -> tuple[Line, ...]:
-    """The lines of the table that are measured with a set of seeds."""
+    """The lines of the table measured with a set of seeds."""
     return LINES if seed == 0 else REPEATED
 
 
@@ -119,7 +120,7 @@ def cells(schedules: Sequence[str] = SCHEDULES, seeds: Sequence[int] = (0,)) -> 
 
 @dataclass
 class Task:
-    """A cell, how it is run, what it costs in evaluations per image, and whether it is there."""
+    """A cell, its run, its evaluations per image, and whether it is complete."""
 
     cell: Cell
     cfg: Run
@@ -138,18 +139,18 @@ class Task:
 
 
 PF_NFE = 150
-"""A guess, for the plan alone, of what the adaptive method takes."""
+"""An estimate, for the plan only, of the evaluations of the adaptive method."""
 
 
 def tasks(
     dataset: str, schedules: Sequence[str], seeds: Sequence[int], more: Sequence[str] = ()
 ) -> list[Task]:
-    """The table's cells as checked runs, in the order in which they are made."""
+    """The table's cells as validated runs, in order of execution."""
     from pndm.cost import has_weights
     from pndm.runs.job import Job
     from pndm.runs.record import is_complete
 
-    found = []
+    tasks = []
     for seed in seeds:
         for schedule in schedules:
             for line in lines(seed):
@@ -158,25 +159,25 @@ def tasks(
                     cell = Cell(schedule, line.solver, line.grid, line.options, steps, seed)
                     nfe = build_solver(cfg.solver).nfe(cfg.steps) or PF_NFE
                     done = has_weights(cfg) and is_complete(Job(cfg))
-                    found.append(Task(cell, cfg, nfe, done))
-    return sorted(found, key=lambda task: task.rank)
+                    tasks.append(Task(cell, cfg, nfe, done))
+    return sorted(tasks, key=lambda task: task.rank)
 
 
 def overrides(
     dataset: str, schedule: str, seed: int, line: Line, more: Sequence[str] = ()
 ) -> list[str]:
-    """A line of the table as run.py's arguments."""
+    """The run.py arguments of a line of the table."""
     steps = ",".join(str(s) for s in line.steps if s is not None)
     words = [f"dataset={dataset}", f"schedule={schedule}", f"solver={line.solver}"]
     words += [f"grid={line.grid}", f"seed={seed}", *line.options.split()]
     words += [f"steps={steps}"] if steps else []
     words += [f"samples={ALL_DIGITS}"] if dataset == "digits" else []
-    given = {word.partition("=")[0] for word in more}
-    return [word for word in words if word.partition("=")[0] not in given] + list(more)
+    keys = {word.partition("=")[0] for word in more}
+    return [word for word in words if word.partition("=")[0] not in keys] + list(more)
 
 
 def show_plan(todo: Sequence[Task], seconds: float) -> None:
-    """What will be run: cells, evaluations and, at so many seconds for each, the time."""
+    """Print the plan: cells, evaluations and, at `seconds` each, the time."""
     table = Table("schedule", "solver", "grid", "cells", "missing", "NFE", "minutes")
     groups: dict[tuple[str, str, str], list[Task]] = {}
     for task in todo:
@@ -191,12 +192,12 @@ def show_plan(todo: Sequence[Task], seconds: float) -> None:
 
 
 def minutes(tasks: Sequence[Task], seconds: float) -> str:
-    """The time of some cells at so many seconds for an evaluation of one image."""
+    """The duration of some cells, given the seconds of an evaluation of one image."""
     return f"{sum(task.evaluations for task in tasks) * seconds / 60:.1f}"
 
 
 def make(todo: Sequence[Task]) -> list[str]:
-    """Run what is missing; what failed, one line each."""
+    """Run the missing cells; return one line for each failure."""
     from pndm.runs.run import run_experiment
 
     failed, missing = [], [task for task in todo if not task.done]
@@ -217,7 +218,7 @@ def make(todo: Sequence[Task]) -> list[str]:
 
 
 def parse(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Our own key=value words, and the others, which are run.py's."""
+    """Split the words into own options and those of run.py."""
     own, more = split(words, {"dataset": "digits", "schedule": "", "seed": "0,1,2", "only": ""})
     if own["only"] not in ("", "plan"):
         raise ConfigError(f"only={own['only']}: it can be only=plan, which runs nothing")
@@ -231,26 +232,26 @@ def parse(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
 
 
 def selection(own: dict[str, str]) -> tuple[tuple[str, ...], list[int]]:
-    """The schedules on the command line, none where there are none, and the seed sets."""
+    """The schedules on the command line, empty if none are given, and the seed sets."""
     schedules = tuple(own["schedule"].split(",")) if own["schedule"] else ()
     return schedules, [int(seed) for seed in own["seed"].split(",")]
 
 
 def first_cell(dataset: str, schedule: str, seed: int, more: Sequence[str]) -> list[Run]:
-    """One cell of a schedule, checked, which stands for the others."""
+    """One validated cell of a schedule, representative of the others."""
     line = LINES[0]._replace(steps=(1,))
     return compose_runs(overrides(dataset, schedule, seed, line, more))
 
 
 def trained_schedules(dataset: str) -> Iterator[str]:
-    """The table's schedules that a dataset has weights for."""
+    """The table's schedules for which a dataset has weights."""
     (cfg,) = compose_runs([f"dataset={dataset}"])
     return (name for name in SCHEDULES if name in cfg.dataset.models)
 
 
 @command
 def main(words: Sequence[str]) -> None:
-    """Show the plan, then make what is missing of it."""
+    """Print the plan, then run its missing cells."""
     from pndm.cost import load_runner, time_network
     from pndm.runs.job import Job
 

@@ -12,16 +12,16 @@ from experiments.main_table.tables import first_seeds, label, schedules
 
 
 def write_fid_by_steps(results: Results, dataset: str, folder: Path) -> list[Path]:
-    """FID against evaluations, a panel for each schedule; nothing where nothing was measured."""
+    """Plot FID against evaluations, one panel per schedule; no figure without measurements."""
     cells = first_seeds(results, dataset)
     if cells.empty:
         return []
     panels = schedules(dataset)
-    with figure(1.2 + 4.4 * len(panels), 4.6, len(panels)) as (made, axes):
+    with figure(1.2 + 4.4 * len(panels), 4.6, len(panels)) as (fig, axes):
         for ax, schedule in zip(axes, panels, strict=True):
-            here = cells[cells["schedule"] == schedule]
+            rows = cells[cells["schedule"] == schedule]
             for (solver, grid), (colour, marker, line) in STYLES.items():
-                draw(ax, here, Line(solver, (), grid), colour, marker, line)
+                draw(ax, rows, Line(solver, (), grid), colour, marker, line)
             floor = results.floor(dataset)
             if floor is not None:
                 ax.axhline(floor, color="0.35", lw=1, ls=(0, (1, 2)), label="other real data")
@@ -31,8 +31,8 @@ def write_fid_by_steps(results: Results, dataset: str, folder: Path) -> list[Pat
             plain_log(ax.yaxis)
         axes[0].set_ylabel(f"FID ± standard error, {cells['extractor'].iloc[0]} features")
         handles = {h.get_label(): h for ax in axes for h in _handles(ax)}
-        made.legend(handles.values(), handles.keys(), loc="outside right center")
-        return save(made, folder / f"fid_by_steps_{dataset}")
+        fig.legend(handles.values(), handles.keys(), loc="outside right center")
+        return save(fig, folder / f"fid_by_steps_{dataset}")
 
 
 def _handles(ax: Axes) -> list:
@@ -43,16 +43,16 @@ def _handles(ax: Axes) -> list:
 
 
 def draw(ax: Axes, cells: pd.DataFrame, line: Line, colour: str, marker: str, style: str) -> None:
-    """One method's cells with their standard errors (the intervals are of FID without bias)."""
-    mine = cells[(cells["solver"] == line.solver) & (cells["grid"] == line.grid)]
-    mine = mine.sort_values("nfe")
-    if mine.empty:
+    """Plot one method's cells with their standard errors (intervals are of bias-corrected FID)."""
+    rows = cells[(cells["solver"] == line.solver) & (cells["grid"] == line.grid)]
+    rows = rows.sort_values("nfe")
+    if rows.empty:
         return
     name = "PF, four tolerances" if line.solver == "pf" else label(line)
     ax.errorbar(
-        mine["nfe"],
-        mine["fid"],
-        yerr=mine["se"].fillna(0),
+        rows["nfe"],
+        rows["fid"],
+        yerr=rows["se"].fillna(0),
         color=colour,
         marker=marker,
         ls=style,

@@ -1,9 +1,9 @@
-"""Intervals from what is small enough to commit: the distances that leave one block out.
+"""Confidence intervals from leave-one-block-out distances, which are small enough to commit.
 
-`pndm.statistics` makes them from sums of features, megabytes for a table. The block jackknife
-needs only the distance of the whole and of each sample without one block, and the jackknife of a
-difference between two solvers needs no more: leaving a block of seeds out of both changes the
-difference by the difference of the changes.
+`pndm.evaluation.statistics` computes them from feature statistics, megabytes for a table. The
+block jackknife needs only the distance of the whole sample and of each sample without one block,
+and so does the jackknife of a difference between two solvers: leaving a block of seeds out of both
+changes the difference by the difference of the changes.
 """
 
 from collections.abc import Sequence
@@ -14,22 +14,22 @@ from pndm.evaluation.reference import Reference
 from pndm.evaluation.statistics import BLOCKS, T_19, Estimate, Statistics, frechet_to, total
 
 WITHOUT = tuple(f"without_{i:02d}" for i in range(BLOCKS))
-"""Columns of the distances without each block."""
+"""Columns of the leave-one-block-out distances."""
 
 
 def sizes(samples: int) -> np.ndarray:
-    """The numbers of images in the blocks of a run, as even as they can be."""
+    """The numbers of images in the blocks of a run, as equal as possible."""
     return np.diff([samples * i // BLOCKS for i in range(BLOCKS + 1)])
 
 
 def distances(blocks: Sequence[Statistics], reference: Reference) -> tuple[float, list[float]]:
-    """The distance of all blocks to the reference, and that of all but each one."""
+    """The distance of all blocks to the reference, and the leave-one-block-out distances."""
     to, whole = frechet_to(reference), total(blocks)
     return to(whole), [to(whole - block) for block in blocks]
 
 
 def estimate(value: float, without: Sequence[float], samples: int) -> Estimate:
-    """The estimate of `pndm.statistics.jackknife` from a statistic's values with and without.
+    """The estimate of `pndm.evaluation.statistics.jackknife` from a statistic's values.
 
     Both may be differences of two runs of the same seeds; the interval is then the paired one.
     """

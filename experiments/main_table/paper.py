@@ -1,9 +1,9 @@
-"""The paper's table of one dataset from beginning to end: plan, runs, comparison, verdicts.
+"""The paper's table of one dataset, complete: plan, runs, comparison, verdicts.
 
     make paper DATASET=cifar10
     python -m experiments.main_table.paper dataset=cifar10 only=plan
 
-Prints what it will take, makes what is missing of the main table's cells (an interrupted command
+Prints the expected cost, runs the missing cells of the main table (an interrupted command
 continues), collects, and compares every published number with ours. Any other key=value goes to
 the runs, as in run.py.
 """
@@ -55,12 +55,12 @@ def seconds_per_evaluation(dataset: str, schedule: str) -> float:
 
 
 def show_plan(table: pd.DataFrame, dataset: str) -> None:
-    """Print the plan and its sum."""
-    shown = Table(*table.columns)
+    """Print the plan and its total."""
+    display = Table(*table.columns)
     for row in table.itertuples(index=False):
         hours = (f"{number:.1f}" for number in row[4:])
-        shown.add_row(row[0], row[1], str(row[2]), f"{row[3]:,}", *hours)
-    Console().print(shown)
+        display.add_row(row[0], row[1], str(row[2]), f"{row[3]:,}", *hours)
+    Console().print(display)
     here, total = table["hours here"].sum(), table["GPU hours"].sum()
     print(
         f"{dataset}: {table['cells'].sum()} cells, about {here:.1f} hours on this device or "
@@ -69,19 +69,19 @@ def show_plan(table: pd.DataFrame, dataset: str) -> None:
 
 
 def compare(results: Results, dataset: str) -> pd.DataFrame:
-    """Every published number of a dataset next to ours, and whether they agree."""
-    theirs = published()
+    """Compare every published number of a dataset with ours."""
+    numbers = published()
     rows = []
-    for _, number in theirs[theirs["dataset"] == dataset].iterrows():
+    for _, number in numbers[numbers["dataset"] == dataset].iterrows():
         row = {name: number[name] for name in ("schedule", "method", "steps")}
         row |= {"published": number["fid"], "source": number["source"]}
-        rows.append({**row, **judged(ours(results, dataset, number), number["fid"])})
+        rows.append({**row, **verdict_on(ours(results, dataset, number), number["fid"])})
     columns = ["schedule", "method", "steps", "published", "fid", "se", "verdict", "source"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def ours(results: Results, dataset: str, number: pd.Series) -> pd.Series | None:
-    """Our cell of a published number, None where the table has none."""
+    """Our cell of a published number, None if the table has none."""
     if pd.isna(number["steps"]):
         return None
     solver, _, grid = number["method"].partition("_quadratic")
@@ -89,27 +89,27 @@ def ours(results: Results, dataset: str, number: pd.Series) -> pd.Series | None:
     return results.row(dataset, Cell(number["schedule"], solver, grid, "", number["steps"], 0))
 
 
-def judged(row: pd.Series | None, value: float) -> dict:
-    """Our FID, and whether the published one lies within t₁₉ standard errors of it."""
+def verdict_on(row: pd.Series | None, value: float) -> dict:
+    """Our FID, and whether the published one is within t₁₉ standard errors of it."""
     if row is None or row["status"] != "complete" or pd.isna(row["fid"]):
         return {"verdict": "not run"}
-    found = {"fid": row["fid"], "se": row["se"]}
+    result = {"fid": row["fid"], "se": row["se"]}
     if pd.isna(row["se"]):
-        return {**found, "verdict": "no uncertainty known"}
+        return {**result, "verdict": "no uncertainty known"}
     if math.isclose(row["fid"], value, abs_tol=T_19 * row["se"]):
-        return {**found, "verdict": "within the uncertainty"}
-    return {**found, "verdict": "ours is lower" if row["fid"] < value else "ours is higher"}
+        return {**result, "verdict": "within the uncertainty"}
+    return {**result, "verdict": "ours is lower" if row["fid"] < value else "ours is higher"}
 
 
 def show_comparison(table: pd.DataFrame) -> None:
     """Print the comparison."""
-    shown = Table("schedule", "method", "steps", "published", "ours", "verdict", "source")
+    display = Table("schedule", "method", "steps", "published", "ours", "verdict", "source")
     for row in table.itertuples(index=False):
         fid = "" if pd.isna(row.fid) else f"{row.fid:.2f} ± {row.se:.2f}"
         steps = "" if pd.isna(row.steps) else str(row.steps)
-        theirs = f"{row.published:.2f}"
-        shown.add_row(row.schedule, row.method, steps, theirs, fid, row.verdict, row.source)
-    Console().print(shown)
+        value = f"{row.published:.2f}"
+        display.add_row(row.schedule, row.method, steps, value, fid, row.verdict, row.source)
+    Console().print(display)
 
 
 @command

@@ -19,7 +19,7 @@ LINES = tuple(
 
 
 def update(page: str, results: Results, folder: Path) -> str:
-    """A page with the part between its markers made anew; ValueError where it has none."""
+    """Replace the part of a page between its markers; ValueError if it has none."""
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
@@ -28,7 +28,7 @@ def update(page: str, results: Results, folder: Path) -> str:
 
 
 def block(results: Results, folder: Path) -> str:
-    """Small table, the abstract's claims, and the commands that made them."""
+    """The small table, the abstract's claims, and the commands that generated them."""
     path = os.path.relpath(folder, PAGE.parent)
     parts = [
         introduction(results),
@@ -45,7 +45,7 @@ def block(results: Results, folder: Path) -> str:
 
 
 def introduction(results: Results) -> str:
-    """What the small table shows, in plain words; references and hashes are in the full one."""
+    """The caption of the small table; references and hashes are in the full table."""
     cells = measured(results, "digits")
     if cells.empty:
         return "FID on digits by number of steps: not run."
@@ -73,5 +73,5 @@ def claimed(results: Results):
         else f"{row['difference']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
         for _, row in table.iterrows()
     ]
-    shown = table[["claim", "schedule"]].assign(difference=numbers, verdict=table["verdict"])
-    return shown.rename(columns={"difference": "difference (95 %)", "verdict": "FID is"})
+    display = table[["claim", "schedule"]].assign(difference=numbers, verdict=table["verdict"])
+    return display.rename(columns={"difference": "difference (95 %)", "verdict": "FID is"})

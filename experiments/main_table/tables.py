@@ -1,4 +1,4 @@
-"""The main table as Markdown and LaTeX, and the page around it."""
+"""The main table in Markdown and LaTeX, and its page."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from experiments.main_table.fid_by_steps import LINES, SCHEDULES, STEPS, Cell, L
 from experiments.pages import NAMES, markdown
 
 ADAPTIVE = "adaptive"
-"""The column of methods that choose their steps themselves."""
+"""The column of adaptive methods."""
 
 COMMANDS = {
     dataset: f"python -m experiments.main_table.fid_by_steps dataset={dataset} && "
@@ -20,12 +20,12 @@ COMMANDS = {
 
 
 def schedules(dataset: str) -> tuple[str, ...]:
-    """The table's schedules that a dataset has weights for."""
+    """The table's schedules for which a dataset has weights."""
     return SCHEDULES[:1] if dataset == "celeba" else SCHEDULES
 
 
 def label(line: Line) -> str:
-    """A line's name for people."""
+    """The display name of a line."""
     if line.solver == "pf":
         words = dict(word.split("=") for word in line.options.split())
         return f"PF, tolerance {float(words.get('solver.rtol', 1e-5)):.0e}".replace("e-0", "e-")
@@ -34,7 +34,7 @@ def label(line: Line) -> str:
 
 
 def text(row: pd.Series | None) -> str:
-    """A cell: its FID ± the standard error, or why there is none."""
+    """Format a cell: its FID ± the standard error, or why there is none."""
     if row is None:
         return "not run"
     if row["status"] != "complete" or pd.isna(row["fid"]):
@@ -47,9 +47,9 @@ def text(row: pd.Series | None) -> str:
 def wide(
     results: Results, dataset: str, steps: Sequence[int] = STEPS, lines: Sequence[Line] = LINES
 ) -> pd.DataFrame:
-    """The table as text, one line for a schedule and method, one column for a number of steps.
+    """The table as text, a line per schedule and method, a column per number of steps.
 
-    Published numbers stand in brackets. "–" is a cell that the table leaves out.
+    Published numbers are in brackets. "–" is a cell that is not part of the table.
     """
     numbers, rows = published(), []
     for schedule in schedules(dataset):
@@ -58,9 +58,8 @@ def wide(
             for n in (*steps, None):
                 cell = Cell(schedule, line.solver, line.grid, line.options, n, 0)
                 ours = text(results.row(dataset, cell)) if n in line.steps else "–"
-                theirs = of_others(numbers, dataset, cell)
-                shown = f"{ours} [{theirs}]" if theirs else ours
-                row[ADAPTIVE if n is None else str(n)] = shown
+                others = of_others(numbers, dataset, cell)
+                row[ADAPTIVE if n is None else str(n)] = f"{ours} [{others}]" if others else ours
             rows.append(row)
     table = pd.DataFrame(rows)
     return table if any(None in line.steps for line in lines) else table.drop(columns=ADAPTIVE)
@@ -77,7 +76,7 @@ def of_others(numbers: pd.DataFrame, dataset: str, cell: Cell) -> str:
 
 
 def by_nfe(results: Results, dataset: str) -> pd.DataFrame:
-    """What was measured with seed set 0, by evaluations of the network."""
+    """The measurements with seed set 0, by network evaluations."""
     cells = first_seeds(results, dataset)
     rows = [
         {
@@ -97,20 +96,20 @@ def by_nfe(results: Results, dataset: str) -> pd.DataFrame:
 
 
 def infinity(results: Results, dataset: str, row: pd.Series) -> str:
-    """The value that a cell's blocks extrapolate to."""
-    found = results.without(dataset, Cell(*(row[name] for name in Cell._fields)))
-    return "–" if found is None else f"{found['infinity']:.2f}"
+    """The FID of a cell extrapolated to n → ∞."""
+    values = results.without(dataset, Cell(*(row[name] for name in Cell._fields)))
+    return "–" if values is None else f"{values['infinity']:.2f}"
 
 
 def interval(cell: pd.Series) -> str:
-    """The estimate without its bias, and its interval."""
+    """The bias-corrected estimate, and its interval."""
     if pd.isna(cell["se"]):
         return "–"
     return f"{cell['bias_corrected']:.2f} ({cell['low']:.2f} to {cell['high']:.2f})"
 
 
 def by_seed(results: Results, dataset: str) -> pd.DataFrame:
-    """The cells that have several sets of seeds: mean, standard deviation, minimum."""
+    """Cells with several sets of seeds: mean, standard deviation, minimum."""
     cells = measured(results, dataset)
     rows = []
     for (schedule, solver, options, steps), group in cells[cells["grid"] == "leading"].groupby(
@@ -133,13 +132,13 @@ def measured(results: Results, dataset: str) -> pd.DataFrame:
 
 
 def first_seeds(results: Results, dataset: str) -> pd.DataFrame:
-    """Of these the cells of seed set 0 in the aligned convention."""
+    """Those of seed set 0 in the aligned convention."""
     cells = measured(results, dataset)
     return cells[(cells["convention"] == "aligned") & (cells["seed"] == 0)]
 
 
 def latex(table: pd.DataFrame) -> str:
-    """A table of text as LaTeX, for `booktabs`."""
+    """Format a table of text as LaTeX, for `booktabs`."""
     lines = [" & ".join(map(_tex, line)) + r" \\" for line in table.values.tolist()]
     head = " & ".join(map(_tex, table.columns)) + r" \\"
     begin = r"\begin{tabular}{" + "l" * table.shape[1] + "}"
@@ -154,7 +153,7 @@ def _tex(word: str) -> str:
 
 
 def caption(results: Results, dataset: str) -> str:
-    """Where a dataset's numbers come from, in one sentence each."""
+    """The provenance of a dataset's numbers, as text."""
     cells = measured(results, dataset)
     if cells.empty:
         origin = "Nothing of this table was run yet."
@@ -167,26 +166,28 @@ def caption(results: Results, dataset: str) -> str:
         )
         floor = results.floor(dataset)
         if floor is not None:
-            origin += " As many images of the data that are not the reference would score"
-            origin += f" {floor:.2f}; networks trained on the reference can come nearer to it."
-    theirs = published()
-    if dataset in set(theirs["dataset"]):
+            origin += (
+                f" Held-out real digits would score about {floor:.2f}; the networks were trained"
+            )
+            origin += " on the reference itself, so they can score lower."
+    numbers = published()
+    if dataset in set(numbers["dataset"]):
         origin += " In brackets: published numbers, from experiments/main_table/published.csv."
     return f"{origin}\n\n    {COMMANDS[dataset]}"
 
 
 def summary(results: Results, dataset: str) -> str:
-    """How many cells are there, and which failed."""
-    found, failed, total = 0, [], 0
+    """The number of complete cells, and the failed ones."""
+    complete, failed, total = 0, [], 0
     for cell in _declared(dataset):
         row, total = results.row(dataset, cell), total + 1
         if row is not None and row["status"] == "complete":
-            found += 1
+            complete += 1
         elif row is not None:
             where = f"{cell.schedule} {cell.solver} {cell.steps or ''} {row['status']}"
             reason = "" if pd.isna(row["error"]) else f": {row['error']}"
             failed.append(" ".join(where.split()) + reason)
-    return "\n".join([f"{dataset}: {found} of {total} cells of seed set 0", *failed])
+    return "\n".join([f"{dataset}: {complete} of {total} cells of seed set 0", *failed])
 
 
 def _declared(dataset: str) -> Iterable[Cell]:
@@ -195,7 +196,7 @@ def _declared(dataset: str) -> Iterable[Cell]:
 
 
 def document(results: Results, dataset: str) -> str:
-    """Everything about a dataset, as one page of Markdown."""
+    """The page of a dataset, in Markdown."""
     parts = [
         f"# FID by steps: {dataset}",
         caption(results, dataset),
@@ -212,7 +213,7 @@ def document(results: Results, dataset: str) -> str:
 
 
 def write(results: Results, dataset: str, folder: Path) -> list[Path]:
-    """fid_by_steps_DATASET.md, .tex and .csv."""
+    """Write fid_by_steps_DATASET.md, .tex and .csv."""
     table, stem = wide(results, dataset), folder / f"fid_by_steps_{dataset}"
     paths = [stem.with_suffix(suffix) for suffix in (".md", ".tex", ".csv")]
     contents = (document(results, dataset), latex(table), table.to_csv(index=False))

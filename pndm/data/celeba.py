@@ -1,4 +1,4 @@
-"""CelebA's files, as its authors and as Kaggle hand them on, and the crop of its faces."""
+"""CelebA: the file layouts of its authors and of Kaggle, and the face crop."""
 
 import re
 from pathlib import Path
@@ -12,23 +12,23 @@ LISTINGS = (
     *("list_eval_partition.txt", "list_eval_partition.csv"),
     *("Eval/list_eval_partition.txt", "Anno/list_eval_partition.txt"),
 )
-"""The authors' listing (name and split in a line), and Kaggle's (commas, under a header)."""
+"""The authors' listing (name and split per line), and Kaggle's (CSV with a header)."""
 
 FOLDERS = (
     *("img_align_celeba", "img_align_celeba/img_align_celeba"),
     *("img_align_celeba_png", "img_align_celeba_png/img_align_celeba_png"),
     *("Img/img_align_celeba", "Img/img_align_celeba_png"),
 )
-"""Where the images lie; an archive unpacked in a folder of its name makes two of one name.
+"""Folders of the images, nested if an archive was unpacked in a folder of its own name.
 
 The authors' drive has the folders Anno, Eval and Img.
 """
 
 
 def training_files(folder: Path) -> list[Path]:
-    """The files of CelebA's training split in the order of its listing, each of them there.
+    """Return the files of CelebA's training split in the order of its listing.
 
-    MissingData for files that are not there; InputError for a listing that is none.
+    MissingData for missing files; InputError for an invalid listing.
     """
     listing = next((folder / name for name in LISTINGS if (folder / name).is_file()), None)
     folders = [folder / name for name in FOLDERS if (folder / name).is_dir()]
@@ -39,13 +39,15 @@ def training_files(folder: Path) -> list[Path]:
         )
     names = training_names(listing)
     best: tuple[list[Path], list[str]] | None = None
-    for place in folders:
-        here = {path.stem: path for path in place.iterdir() if not path.name.startswith(".")}
-        lacking = [name for name in names if Path(name).stem not in here]
-        if not lacking:
-            return [here[Path(name).stem] for name in names]
-        if best is None or len(lacking) < len(best[1]):
-            best = [place], lacking
+    for image_folder in folders:
+        files = {
+            path.stem: path for path in image_folder.iterdir() if not path.name.startswith(".")
+        }
+        missing = [name for name in names if Path(name).stem not in files]
+        if not missing:
+            return [files[Path(name).stem] for name in names]
+        if best is None or len(missing) < len(best[1]):
+            best = [image_folder], missing
     assert best is not None
     raise MissingData(
         f"celeba is incomplete: {len(best[1])} of the {len(names)} training images in {listing} "
@@ -54,7 +56,7 @@ def training_files(folder: Path) -> list[Path]:
 
 
 def training_names(listing: Path) -> list[str]:
-    """The names with split 0 in a listing; InputError in one line where it is no listing."""
+    """Return the names with split 0 in a listing; InputError if the listing is invalid."""
     content = listing.read_bytes()
     wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
     text = content.decode("utf-16" if wide else "utf-8-sig", errors="replace")
@@ -76,7 +78,7 @@ def training_names(listing: Path) -> list[str]:
 
 
 def crop_face(image: Image.Image) -> Image.Image:
-    """A 178×218 portrait's rows 57…184 and columns 25…152, resized to 64×64, bilinear."""
+    """Crop rows 57…184 and columns 25…152 of a 178×218 portrait; resize to 64×64, bilinear."""
     if image.size != (178, 218):
         raise OSError(f"{image.width}×{image.height} pixels, aligned CelebA has 178×218")
     return image.crop((25, 57, 153, 185)).resize((64, 64), Image.Resampling.BILINEAR)

@@ -1,4 +1,4 @@
-"""LMDB folders, as LSUN comes: values by key, for any number of processes and sets."""
+"""LMDB folders, the format of LSUN: values by key, for any number of processes."""
 
 import io
 import os
@@ -12,20 +12,20 @@ from pndm.data.decode import BadImage
 
 
 class MissingData(MissingFile):
-    """The files of a dataset are not there; the message says what to fetch, in one line."""
+    """The files of a dataset are missing; the message says what to fetch."""
 
 
 class Lmdb:
-    """The values of an LMDB folder by key; BadImage where it is damaged.
+    """The values of an LMDB folder by key; BadImage if it is damaged.
 
-    A process opens a folder once, for all that read it; a forked one opens it anew.
+    A process opens each folder once, for all readers; a forked process opens it again.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def keys(self) -> list[bytes]:
-        """All keys, in their order."""
+        """All keys, in order."""
         with self._read() as transaction:
             return list(transaction.cursor().iternext(keys=True, values=False))
 
@@ -35,7 +35,7 @@ class Lmdb:
 
     @contextmanager
     def _read(self) -> Iterator[Any]:
-        """A transaction that reads."""
+        """A read transaction."""
         try:
             import lmdb
         except ImportError:
@@ -56,17 +56,17 @@ def _environment(folder: Path) -> Any:
     process, environment = _environments.get(folder, (0, None))
     if process == os.getpid():
         return environment
-    if environment is not None:  # the parent's, of which a child frees its copy alone
+    if environment is not None:  # the parent's, of which a child closes only its copy
         del _environments[folder]
         environment.close()
     environment = lmdb.open(str(folder), readonly=True, lock=False, readahead=False)
     pages, size = environment.info()["last_pgno"] + 1, environment.stat()["psize"]
-    if pages * size > (folder / "data.mdb").stat().st_size:  # reading on would end the process
+    if pages * size > (folder / "data.mdb").stat().st_size:  # reading would crash the process
         environment.close()
-        raise lmdb.Error(f"{pages} pages are noted and fewer are there")
+        raise lmdb.Error(f"{pages} pages are recorded but fewer exist")
     _environments[folder] = os.getpid(), environment
     return environment
 
 
 _environments: dict[Path, tuple[int, Any]] = {}
-"""The process that opened a folder, and what it opened."""
+"""The process that opened each folder, and its LMDB environment."""

@@ -1,6 +1,6 @@
-"""The datasets as map-style sets of uint8 [C, H, W] images, preprocessed as the paper's are.
+"""The datasets as map-style sets of uint8 [C, H, W] images, preprocessed as in the paper.
 
-Nothing is downloaded here: where files are missing, one line says which and where to put them.
+Nothing is downloaded here: if files are missing, the error says which and where to put them.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ class TensorImages(Dataset[Tensor]):
 
 
 class ImageFiles(Dataset[Tensor]):
-    """Images decoded when they are asked for: `read` gives the file or the bytes of a key."""
+    """Images decoded on access: `read` returns the file or the bytes of a key."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ def data_root() -> Path:
 
 
 def indices(count: int, part: Part) -> Tensor:
-    """Which of `count` images belong to a part, ascending; InputError for no such part."""
+    """Return the ascending indices of a part of `count` images; InputError for an unknown part."""
     order = torch.randperm(count, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
     tenth = -(-count // 10)
     parts = {"all": order, "train": order[tenth:], "holdout": order[:tenth]}
@@ -82,8 +82,8 @@ def indices(count: int, part: Part) -> Tensor:
 def digits(part: Part = "all", root: Path | None = None) -> TensorImages:
     """scikit-learn's 1,797 real handwritten digits, 8×8 grey; its 17 levels spread over 0…255.
 
-    `holdout` is a fixed random tenth (180 images), `train` the other nine. `root` plays no part:
-    the images come with scikit-learn.
+    `holdout` is a fixed random tenth (180 images), `train` the other nine. `root` is
+    ignored: the images come with scikit-learn.
     """
     from sklearn.datasets import load_digits
 
@@ -93,7 +93,7 @@ def digits(part: Part = "all", root: Path | None = None) -> TensorImages:
 
 
 def digit_labels(part: Part = "all") -> Tensor:
-    """Which digits 0…9 the images of `digits(part)` show, [N] int64."""
+    """The labels 0…9 of the images of `digits(part)`, [N] int64."""
     from sklearn.datasets import load_digits
 
     labels = torch.from_numpy(load_digits().target).long()
@@ -151,44 +151,44 @@ def _lsun(name: str, part: Part, root: Path | None) -> ImageFiles:
 
 
 def resize_and_crop(image: Image.Image) -> Image.Image:
-    """The shorter side resized to 256, bilinear, and the central 256×256 of that."""
+    """Resize the shorter side to 256, bilinear, and crop the central 256×256."""
     from torchvision.transforms import functional
 
     return functional.center_crop(functional.resize(image, 256), 256)
 
 
 def folder(part: Part = "all", root: Path | None = None) -> ImageFiles:
-    """All images below a directory, in the order of their paths, as they are; of one size."""
+    """All images below a directory, in the order of their paths, unprocessed; of one size."""
     root = Path(root or data_root() / "folder").expanduser()
     if not root.is_dir():
         raise MissingData(f"there is no directory {root}: give one with images as root")
     files = image_files(root)
     if len(files) < 2:
-        raise BadImage(f"{root} has {len(files)} images, two at least make a dataset")
+        raise BadImage(f"{root} has {len(files)} images, but a dataset needs at least two")
     first = _size(files[0])
     for path in files[1:]:
         if (size := _size(path)) != first:
             raise BadImage(
                 f"{path} has {size[0]}×{size[1]} pixels, {files[0].name} has "
-                f"{first[0]}×{first[1]}: bring all to one size"
+                f"{first[0]}×{first[1]}: resize all to one size"
             )
     return ImageFiles([files[i] for i in indices(len(files), part)], str, unchanged)
 
 
 def unchanged(image: Image.Image) -> Image.Image:
-    """The image itself."""
+    """Return the image unprocessed."""
     return image
 
 
 def _size(path: Path) -> tuple[int, int]:
-    """Width and height, from a file's first bytes."""
+    """Width and height, read from a file's header."""
     with open_image(path, path) as image:
         return decode.size(image, path)
 
 
 @dataclass(frozen=True)
 class Source:
-    """How a dataset is loaded, and what its reference statistics say about it."""
+    """The loader of a dataset, and the description in its reference statistics."""
 
     load: Callable[..., Dataset[Tensor]]
     split: str
@@ -196,15 +196,15 @@ class Source:
     nameless: bool = False
 
     def __call__(self, part: Part = "all", root: Path | None = None) -> Dataset[Tensor]:
-        """The images of a part, from a folder of datasets or `data_root()`."""
+        """Load the images of a part, from `root` or `data_root()`."""
         return self.load(part=part, root=root)
 
     def label(self, name: str, root: Path | None) -> str:
-        """The dataset's name, and the directory's name and place where it is nothing else."""
+        """The dataset's name; for `folder` also the directory's name and a hash of its path."""
         if not self.nameless or root is None:
             return name
-        place = hashlib.sha256(str(root.resolve()).encode()).hexdigest()
-        return f"{name}-{root.resolve().name}-{place[:8]}"
+        path_hash = hashlib.sha256(str(root.resolve()).encode()).hexdigest()
+        return f"{name}-{root.resolve().name}-{path_hash[:8]}"
 
 
 LSUN = "Resize(256) bilinear, CenterCrop(256)"
@@ -217,9 +217,9 @@ DATASETS = {
     "lsun_church": Source(lsun_church, "train", LSUN),
     "folder": Source(folder, "all", "none", nameless=True),
 }
-"""The datasets by the names that `conf/dataset` gives them. None of them is flipped."""
+"""The datasets by their names in `conf/dataset`. No images are flipped."""
 
 
 def source(name: str) -> Source:
-    """A dataset by its name; InputError that lists the names."""
+    """Return a dataset by name; InputError that lists the names."""
     return lookup(DATASETS, name, "dataset")

@@ -1,4 +1,4 @@
-"""Image files as 8-bit RGB: what a file shows is converted exactly, or refused in one line."""
+"""Decoding image files to 8-bit RGB, exactly, or rejecting them with an error."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from pndm._errors import InputError, one_line
 ORIENTATION = 0x0112
 BITS = 0x0102
 PHOTOMETRIC = 0x0106
-"""Tags of EXIF and TIFF."""
+"""EXIF and TIFF tags."""
 
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -23,27 +23,27 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What turns an image of each EXIF orientation upright; from 5 on, height and width change."""
+"""The transposition that corrects each EXIF orientation; from 5 on, height and width swap."""
 
 SIXTEEN_BITS = {("I", "PNG"), ("I", "PPM")}
-"""Modes of 32 bits and formats for which Pillow spreads the levels over 0…65535."""
+"""32-bit modes and formats for which Pillow scales the levels to 0…65535."""
 
 
 class BadImage(InputError):
-    """A file that is no readable image, or of the wrong size; one line that names it."""
+    """A file that is not a readable image, or of the wrong size; the message names it."""
 
     def __init__(self, message: str) -> None:
-        # A process that loads images for another hands its errors over with their traceback in
-        # front; only the last line is for people.
+        # A DataLoader worker prefixes its errors with their traceback; only the last line is
+        # the message.
         last = message.strip().splitlines()[-1]
         super().__init__(last.removeprefix(f"{__name__}.{type(self).__name__}: "))
 
 
 @contextmanager
 def open_image(file: Any, name: object) -> Iterator[Image.Image]:
-    """An image file, opened; whatever goes wrong in the block is a BadImage that names it.
+    """Open an image file; any error in the block becomes a BadImage that names the file.
 
-    Pillow's readers raise errors of all kinds when they meet a damaged file.
+    Pillow's readers raise many types of errors for damaged files.
     """
     try:
         with Image.open(file) as image:
@@ -55,26 +55,28 @@ def open_image(file: Any, name: object) -> Iterator[Image.Image]:
 
 
 def rgb(image: Image.Image, name: object) -> Image.Image:
-    """An opened image upright and in 8-bit RGB, 16-bit grey levels rounded.
+    """Convert an opened image to upright 8-bit RGB, 16-bit grey levels rounded.
 
-    BadImage for several frames, see-through pixels, and numbers without a known black and white.
+    BadImage for several frames, transparent pixels, and levels without a known range.
     """
     require_one_picture(image, name)
-    turn = UPRIGHT.get(_orientation(image))
+    transposition = UPRIGHT.get(_orientation(image))
     if image.mode.startswith("I"):
         image = _eight_bits(image)
     elif image.has_transparency_data:
         image = image.convert("RGBA")
         if np.asarray(image)[..., 3].min(initial=255) < 255:
-            raise BadImage(f"{name} has transparent pixels: put it on a background of one colour")
+            raise BadImage(
+                f"{name} has transparent pixels: place it on a background of one colour"
+            )
     image = image.convert("RGB")
-    return image if turn is None else image.transpose(turn)
+    return image if transposition is None else image.transpose(transposition)
 
 
 def size(image: Image.Image, name: object) -> tuple[int, int]:
-    """Width and height of an opened image once it is upright, from its first bytes alone.
+    """Width and height of an opened image after orientation, from its header.
 
-    BadImage for what `rgb` refuses, as far as these show it.
+    BadImage for what `rgb` rejects, as far as the header shows it.
     """
     require_one_picture(image, name)
     width, height = image.size
@@ -82,20 +84,20 @@ def size(image: Image.Image, name: object) -> tuple[int, int]:
 
 
 def require_one_picture(image: Image.Image, name: object) -> None:
-    """BadImage for an opened image of several frames, or of levels that are not 8 or 16 bits.
+    """Raise BadImage for an image of several frames, or of levels that are not 8 or 16 bits.
 
-    An MPO is the JPEG of a camera, whose other frames are previews.
+    MPO is a camera's JPEG, whose other frames are previews.
     """
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":
-        raise BadImage(f"{name} has {frames} frames: save each as a file of its own")
+        raise BadImage(f"{name} has {frames} frames: save each as its own file")
     kind = (image.mode, image.format)
     tags = getattr(image, "tag_v2", {})
     levels = (
         not image.mode.startswith("I") or image.mode.startswith("I;16") or kind in SIXTEEN_BITS
     )
     if image.mode == "F" or not levels or not set(tags.get(BITS, ())) <= {1, 2, 4, 8, 16}:
-        raise BadImage(f"{name} has levels whose black and white are unknown: save it with 8 bits")
+        raise BadImage(f"{name} has levels of unknown range: save it with 8 bits")
     if image.mode.startswith("I") and ("transparency" in image.info or tags.get(PHOTOMETRIC) == 0):
         raise BadImage(f"{name} has inverted or transparent 16-bit levels: save it with 8 bits")
 
@@ -107,14 +109,14 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation of an opened image, 1 where there is none that can be read.
+    """The EXIF orientation of an opened image, 1 if there is none that can be read.
 
-    Pillow turns TIFFs itself, and would decode all of a PNG to look for one behind the pixels.
+    Pillow rotates TIFFs itself, and would decode a whole PNG to look for one after the pixels.
     """
     if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
         return 1
     try:
         number = image.getexif().get(ORIENTATION, 1)
-    except Exception:  # of damaged metadata, which the pixels do without
+    except Exception:  # from damaged metadata; the pixels are still valid
         return 1
     return number if number in UPRIGHT else 1

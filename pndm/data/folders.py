@@ -1,4 +1,4 @@
-"""The image files below a directory: all that a person put there, and nothing else."""
+"""The image files below a directory, without hidden and system files."""
 
 import os
 from pathlib import Path
@@ -10,32 +10,34 @@ SUFFIXES = {
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp", ".dib"),
     *(".tif", ".tiff", ".tga", ".jp2", ".ppm", ".pgm", ".pbm", ".pnm"),
 }
-"""What image files may be called, in small or capital letters."""
+"""Suffixes of image files, in lower or upper case."""
 
 UNREADABLE = {".heic", ".heif", ".jxl", ".exr", ".hdr", ".psd", ".dng", ".cr2", ".nef", ".arw"}
-"""What images that cannot be read are called: they are not passed over in silence."""
+"""Suffixes of image formats that cannot be read, which raise an error."""
 
-LEFT_BEHIND = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
-"""Folders that systems leave in others; so are all whose names begin with a dot."""
+SYSTEM_FOLDERS = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
+"""Folders created by operating systems; folders whose names begin with a dot count too."""
 
 
 def image_files(root: Path) -> list[Path]:
-    """The image files below a directory in the order of their paths, links followed.
+    """Return the image files below a directory in the order of their paths, following links.
 
-    Hidden files and folders are passed over, and a folder that several links lead to is read
-    once. FileError for a folder that cannot be read; BadImage for a link to nothing and for
-    formats that are not read.
+    Hidden files and folders are skipped, and a folder with several links to it is read once.
+    FileError for a folder that cannot be read; BadImage for a broken link and for formats that
+    cannot be read.
     """
     files, visited = [], set()
     for place, folders, names in os.walk(root, onerror=_refuse, followlinks=True):
-        here = Path(place)
-        if (identity := os.path.realpath(here)) in visited:
+        folder = Path(place)
+        if (identity := os.path.realpath(folder)) in visited:
             folders.clear()
             continue
         visited.add(identity)
-        seen = [name for name in folders if not _is_hidden(name)]
-        folders[:] = sorted(seen, key=lambda name: ((here / name).is_symlink(), name))
-        files += [here / name for name in names if not _is_hidden(name) and _is_image(here / name)]
+        visible = [name for name in folders if not _is_hidden(name)]
+        folders[:] = sorted(visible, key=lambda name: ((folder / name).is_symlink(), name))
+        files += [
+            folder / name for name in names if not _is_hidden(name) and _is_image(folder / name)
+        ]
     return sorted(files)
 
 
@@ -44,16 +46,16 @@ def _refuse(error: OSError) -> None:
 
 
 def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name.lower() in LEFT_BEHIND
+    return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
 
 
 def _is_image(path: Path) -> bool:
-    """Whether a file is called as images are; BadImage for one that cannot be read."""
+    """Whether a file has an image suffix; BadImage if its format cannot be read."""
     suffix = path.suffix.lower()
     if suffix in UNREADABLE:
-        raise BadImage(f"{path} is of a format that is not read: save it as PNG")
+        raise BadImage(f"{path} has a format that cannot be read: save it as PNG")
     if suffix not in SUFFIXES:
         return False
     if path.is_symlink() and not path.exists():
-        raise BadImage(f"{path} is a link to nothing: mend or remove it")
+        raise BadImage(f"{path} is a broken link: fix or remove it")
     return path.is_file()

@@ -1,4 +1,4 @@
-"""Images as the network sees them ([−1, 1] floats) and as files hold them (uint8), and grids."""
+"""Images as network states (floats in [−1, 1]) and in files (uint8), and grids of images."""
 
 from pathlib import Path
 
@@ -8,19 +8,19 @@ from torch import Tensor
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """Floats in [−1, 1] (clamped) to 0…255, round((x+1)·127.5): never truncated."""
+    """Convert floats in [−1, 1] (clamped) to 0…255, round((x+1)·127.5), not truncated."""
     return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def from_uint8(images: Tensor) -> Tensor:
-    """0…255 to float32 in [−1, 1], x = v/127.5 − 1; the inverse of `to_uint8`."""
+    """Convert 0…255 to float32 in [−1, 1], x = v/127.5 − 1; the inverse of `to_uint8`."""
     return images.to(torch.float32) / 127.5 - 1
 
 
 def grid(images: Tensor, columns: int | None = None, scale: int | None = None) -> Image.Image:
-    """Tile uint8 [N, C, H, W] (C = 1 or 3) row by row into one picture, one pixel apart.
+    """Tile uint8 [N, C, H, W] (C = 1 or 3) row by row into one picture, two pixels apart.
 
-    Small images are enlarged by a whole factor (`scale`) so that a person can see them.
+    Small images are enlarged by an integer factor (`scale`) to be visible.
     """
     count, _, height, width = images.shape
     columns = columns or min(count, max(1, round(count**0.5)))

@@ -42,35 +42,35 @@ def compute(
     output: Path | None,
     keep_features: bool,
 ) -> None:
-    """Compute the reference statistics of a dataset and keep them, and the features if asked."""
+    """Compute and save the reference statistics of a dataset, and optionally the features."""
     check_device(device)
     network = load_extractor(extractor, torch.device(resolve_device(device)), weights, any_weights)
-    keep = features_path(dataset, network.name, root) if keep_features else None
-    reference = compute_reference(dataset, network, root, batch_size, workers, True, keep)
+    features = features_path(dataset, network.name, root) if keep_features else None
+    reference = compute_reference(dataset, network, root, batch_size, workers, True, features)
     save(reference, output or reference_path(dataset, network.name, root))
 
 
 def import_published(dataset: str, file: Path, source: str, n: int, output: Path | None) -> None:
-    """Keep the statistics that others published, labelled as theirs."""
+    """Save published reference statistics, labelled with their source."""
     reference = import_reference(file, dataset, source, n)
     save(reference, output or cache_dir() / "references" / f"{dataset}_{source}.npz")
 
 
 def floor(seeds: int) -> None:
-    """Print the distance between random halves of the digits."""
+    """Print the FID between random halves of the digits."""
     features = torch.cat(list(extract_features(datasets.digits(), load_extractor("digits"))))
     halves = split_half_fid(features, range(seeds))
     print(json.dumps({"metric": LABELS["digits"], **halves}, indent=2))
 
 
 def save(reference: Reference, path: Path) -> None:
-    """Write a reference and say where it is."""
+    """Save a reference and print its path."""
     reference.save(path)
     print(f"{reference.label}\nreference: {path}")
 
 
 def at_least(least: int) -> Callable[[str], int]:
-    """The parser of a whole number that is not smaller."""
+    """Return a parser of integers from `least`."""
 
     def parse(text: str) -> int:
         number = int(text) if text.removeprefix("-").isdecimal() else None
@@ -89,7 +89,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser() -> Parser:
-    """The commands and their options."""
+    """The parser of all commands."""
     top = Parser(prog="python -m pndm.evaluation", description=__doc__)
     top.formatter_class = argparse.RawDescriptionHelpFormatter
     commands = top.add_subparsers(required=True, metavar="COMMAND")
@@ -104,9 +104,9 @@ def parser() -> Parser:
     command.add_argument("--extractor", choices=EXTRACTORS, default="inception")
     command.add_argument("--root", type=Path, help="the folder of the dataset")
     command.add_argument("--weights", type=Path, help="another Inception weight file")
-    command.add_argument("--any-weights", action="store_true", help="whatever its hash is")
+    command.add_argument("--any-weights", action="store_true", help="accept any hash")
     command.add_argument("--batch-size", type=at_least(1), default=64)
-    command.add_argument("--workers", type=at_least(0), default=0, help="processes that load")
+    command.add_argument("--workers", type=at_least(0), default=0, help="loader processes")
     command.add_argument("--device", default="auto")
     command.add_argument("--output", type=Path, help="default: in PNDM_HOME/references")
     command.add_argument("--keep-features", action="store_true", help="for kid and prc")
@@ -114,7 +114,7 @@ def parser() -> Parser:
     command.add_argument("dataset", choices=datasets.DATASETS, metavar="DATASET")
     command.add_argument("--file", type=Path, required=True, help="an .npz with mu and sigma")
     command.add_argument("--source", choices=PUBLISHED, required=True, help="who published it")
-    command.add_argument("--n", type=at_least(2), required=True, help="images it was made from")
+    command.add_argument("--n", type=at_least(2), required=True, help="number of images behind it")
     command.add_argument("--output", type=Path, help="default: in PNDM_HOME/references")
     command = add("floor", floor)
     command.add_argument("--seeds", type=at_least(1), default=10, help="random halvings")

@@ -1,11 +1,11 @@
-"""A small classifier of digits, whose features judge samples of digits.
+"""A small classifier of digits, the feature extractor for samples of digits.
 
     python -m pndm.evaluation.digits_classifier
 
 Its 64 features are the inputs of the last hidden layer's ReLU, standardised on the 1,797 scans.
-The outputs of a ReLU would not do: units that are always 0 make the covariance singular. Left to
-itself such a network ends with ten features told 64 times, one a class, that see little else;
-so training also keeps the features from being correlated (Cogswell et al. 2016, DeCov).
+The outputs of a ReLU are unsuitable: units that are always 0 make the covariance singular. With a
+plain classification loss the 64 features collapse to ten, one per class, insensitive to anything
+else; so training also penalises correlated features (Cogswell et al. 2016, DeCov).
 """
 
 import argparse
@@ -77,7 +77,7 @@ class Classifier(nn.Module):
 
 
 def load(path: Path = WEIGHTS) -> Classifier:
-    """The trained classifier, in eval mode and without gradients."""
+    """Load the trained classifier, in eval mode and without gradients."""
     with torch.device("meta"):
         model = Classifier()
     model.load_state_dict(load_file(path), assign=True)
@@ -85,7 +85,7 @@ def load(path: Path = WEIGHTS) -> Classifier:
 
 
 def shifted(x: Tensor) -> Tensor:
-    """Each image moved by −1, 0 or 1 pixels either way, x [B, 1, 8, 8] in [−1, 1]."""
+    """Shift each image randomly by −1, 0 or 1 pixels per axis, x [B, 1, 8, 8] in [−1, 1]."""
     padded = functional.pad(x, (1, 1, 1, 1), value=-1.0)
     top, left = torch.randint(3, (2, len(x), 1, 1))
     rows, columns = torch.arange(8).view(1, 8, 1) + top, torch.arange(8).view(1, 1, 8) + left
@@ -100,7 +100,7 @@ def correlation(hidden: Tensor) -> Tensor:
 
 
 def train(seed: int, steps: int) -> tuple[Classifier, float]:
-    """A classifier trained on nine tenths of the digits, and its loss over the last tenth."""
+    """Train a classifier on nine tenths of the digits; return it and its final loss."""
     torch.manual_seed(noise.derive_seed("digits classifier", seed))
     x = images.from_uint8(datasets.digits("train").images)
     labels = datasets.digit_labels("train")
@@ -126,7 +126,7 @@ def train(seed: int, steps: int) -> tuple[Classifier, float]:
 
 @torch.no_grad()
 def standardise(model: Classifier) -> None:
-    """Set the mean and the spread of the features from all 1,797 digits."""
+    """Set the mean and standard deviation of the features from all 1,797 digits."""
     hidden = model.hidden(images.from_uint8(datasets.digits().images)).double()
     model.mean.copy_(hidden.mean(0))
     model.std.copy_(hidden.std(0))
@@ -134,7 +134,7 @@ def standardise(model: Classifier) -> None:
 
 @torch.no_grad()
 def accuracy(model: Classifier, part: datasets.Part) -> float:
-    """The share of a part's digits that are recognised."""
+    """The accuracy on a part of the digits."""
     logits = model(images.from_uint8(datasets.digits(part).images))
     return (logits.argmax(1) == datasets.digit_labels(part)).double().mean().item()
 
@@ -160,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.steps < 1 or options.seed < 0:
         parser.error("--steps must be 1 or more, --seed 0 or more")
 
-    torch.set_num_threads(1)  # sums in another order would give other weights
+    torch.set_num_threads(1)  # another summation order would give other weights
     began, commit = time.process_time(), _provenance.commit()
     model, loss = train(options.seed, options.steps)
     seconds = time.process_time() - began

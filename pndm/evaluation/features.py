@@ -1,9 +1,9 @@
-"""Feature extractors: from images to the numbers that FID compares.
+"""Feature extractors: from images to the features that FID compares.
 
 FID is the Fréchet distance of two Gaussians fitted to features (Heusel et al. 2017). On
 Inception features it is the field's FID; on the digits classifier's it is called digits features
-and is comparable with nothing else. torch-fidelity's caches, which know data by name alone, are
-never used.
+and is comparable with nothing else. torch-fidelity's caches, which identify data by name alone,
+are never used.
 """
 
 import tempfile
@@ -24,7 +24,7 @@ from pndm._files import cache_dir
 from pndm.evaluation import digits_classifier
 
 CHUNK = 32
-"""Images that a network sees at once here: fixed, because float32 sums depend on it."""
+"""The batch size of extractors: fixed, because float32 sums depend on it."""
 
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION}"
@@ -35,11 +35,11 @@ LABELS = {
     "inception": "FID",
     "inception_unverified": "not FID: Inception with unverified weights",
 }
-"""What a Fréchet distance may be called, by extractor."""
+"""The name of the Fréchet distance, by extractor."""
 
 
 class MissingReference(MissingFile):
-    """A file that FID needs is not there; the message says what to do, in one line."""
+    """A file that FID needs is missing; the message says what to do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +64,7 @@ class Extractor:
                 f"{self.name} features take {self.channels} channels, not {images.shape[1]}"
             )
         images = images.to(self.device).expand(-1, self.channels, -1, -1)
-        # TF32, cuDNN's default, would change features in the third digit.
+        # TF32, cuDNN's default, would change the third digit of the features.
         with (
             torch.no_grad(),
             torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
@@ -79,19 +79,19 @@ def load_extractor(
     path: Path | str | None = None,
     any_weights: bool = False,
 ) -> Extractor:
-    """`digits` (64 features of our own classifier) or `inception` (2048, torch-fidelity's port).
+    """Load `digits` (64 features of our classifier) or `inception` (2048, torch-fidelity's port).
 
     `path` is the Inception weight file, by default in PNDM_HOME or torch's cache: MissingReference
-    where there is none, InputError where its hash is wrong, unless `any_weights` says that a file
-    of other weights is wanted, which is then named `inception_unverified`.
+    if there is none, InputError if its hash is wrong, unless `any_weights` accepts a file of other
+    weights, which is then named `inception_unverified`.
     """
-    make = lookup(EXTRACTORS, name, "feature extractor")
-    return make(torch.device(device), Path(path) if path else None, any_weights)
+    load = lookup(EXTRACTORS, name, "feature extractor")
+    return load(torch.device(device), Path(path) if path else None, any_weights)
 
 
 def _digits(device: torch.device, path: Path | None, any_weights: bool) -> Extractor:
     if path is not None:
-        raise InputError("the digits features have their weights in the package: leave path out")
+        raise InputError("the weights of the digits features are in the package: omit path")
     from torch_fidelity.utils import create_feature_extractor
 
     name = register_digits()
@@ -102,7 +102,7 @@ def _digits(device: torch.device, path: Path | None, any_weights: bool) -> Extra
 
 @cache
 def register_digits() -> str:
-    """Make the digits features known to torch-fidelity; the name, which contains their hash."""
+    """Register the digits features with torch-fidelity; return their name, with a hash."""
     from torch_fidelity import register_feature_extractor
     from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
@@ -145,8 +145,8 @@ def _inception(device: torch.device, path: Path | None, any_weights: bool) -> Ex
             f"{path} is not {INCEPTION}: its SHA-256 is {sha256[:8]}…, not 6726825d…; "
             f"fetch it again from {INCEPTION_URL}"
         )
-    # torch-fidelity unpickles what it is given: a file that is not the known one is read with
-    # weights_only first, and what it sees is a copy of the tensors alone.
+    # torch-fidelity unpickles its file: an unverified one is first read with weights_only, and
+    # torch-fidelity gets a copy of the tensors alone.
     if verified:
         network = _known_inception(path, device)
     else:
@@ -163,7 +163,7 @@ def _inception(device: torch.device, path: Path | None, any_weights: bool) -> Ex
 
 
 def inception_file() -> Path:
-    """The weight file in PNDM_HOME, or where torch-fidelity itself would have put it."""
+    """The weight file in PNDM_HOME, or in torch-fidelity's download folder."""
     ours = cache_dir() / "weights" / INCEPTION
     for path in (ours, Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION):
         if path.exists():
@@ -175,7 +175,7 @@ def inception_file() -> Path:
 
 @lru_cache(maxsize=1)
 def _known_inception(path: Path, device: torch.device) -> nn.Module:
-    """The network of the one file that is trusted; a sweep loads it once."""
+    """The network of the verified file, cached for sweeps."""
     return _fidelity_inception(path).to(device)
 
 
@@ -192,10 +192,10 @@ def _fidelity_inception(path: Path) -> nn.Module:
 
 
 DIMENSIONS = {"digits": 64, "inception": 2048}
-"""The number of features of an image, by extractor."""
+"""The number of features, by extractor."""
 
 EXTRACTORS = {"digits": _digits, "inception": _inception}
-"""The feature extractors by the names that `conf/dataset` gives them."""
+"""The feature extractors by their names in `conf/dataset`."""
 
 
 def extract_features(
@@ -206,10 +206,10 @@ def extract_features(
     digest: Any = None,
     progress: bool = False,
 ) -> Iterator[Tensor]:
-    """The features [≤ CHUNK, D] of a dataset of uint8 images, in its order.
+    """Yield the features [≤ CHUNK, D] of a dataset of uint8 images, in order.
 
-    The same to the bit for every `batch_size` and number of `workers`, which load. `digest`, a
-    hashlib object, is fed the shape and the bytes of all images.
+    Bit-identical for every `batch_size` and number of loader `workers`. `digest`, a hashlib
+    object, is updated with the shape and the bytes of all images.
     """
     loader = DataLoader(data, batch_size=batch_size, num_workers=workers)
     count = len(data)  # type: ignore[arg-type]
@@ -224,13 +224,13 @@ def extract_features(
 
 
 def _regroup(batches: Iterable[Tensor], size: int) -> Iterator[Tensor]:
-    """The same rows in batches of `size`."""
-    held: list[Tensor] = []
+    """Regroup rows into batches of `size`."""
+    pending: list[Tensor] = []
     for batch in batches:
-        held.append(batch)
-        rows = torch.cat(held)
+        pending.append(batch)
+        rows = torch.cat(pending)
         *full, rest = rows.split(size)
         yield from full
-        held = [rest]
-    if held:
-        yield torch.cat(held)
+        pending = [rest]
+    if pending:
+        yield torch.cat(pending)

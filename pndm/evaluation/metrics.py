@@ -1,4 +1,4 @@
-"""Numbers for a record: FID and its uncertainty, KID, precision and recall, neighbours."""
+"""Metrics: FID and its uncertainty, KID, precision and recall, nearest neighbours."""
 
 import warnings
 from collections.abc import Iterable, Sequence
@@ -16,12 +16,12 @@ from pndm.evaluation.statistics import Moments, Statistics
 
 
 def fid(blocks: Sequence[Statistics], reference: Reference) -> dict[str, Any]:
-    """The Fréchet distance of samples to a reference, as a record holds it.
+    """Compute the Fréchet distance of samples to a reference, as an entry of a record.
 
-    `value` is biased by the number n of images, as every published FID is. From BLOCKS blocks come
-    also the jackknife's `bias_corrected` value, its standard error `se` and its 95 % interval
+    `value` is biased by the number n of images, as every published FID is. With BLOCKS blocks
+    there are also the jackknife's `bias_corrected` value, standard error `se` and 95 % interval
     `low` … `high`, and `infinity`, the value extrapolated to n → ∞; they are None for any other
-    number of blocks. Warns where n ≤ D.
+    number of blocks. Warns if n ≤ D.
     """
     whole = statistics.total(blocks)
     dimension = len(reference.mean)
@@ -62,9 +62,9 @@ def distance(a: Moments, b: Moments) -> float:
 def kid(
     generated: Tensor, real: Tensor, subsets: int = 100, subset_size: int = 1000, seed: int = 0
 ) -> dict[str, float]:
-    """Kernel distance (Bińkowski et al. 2018) of features [N, D] and [M, D]: mean and sd.
+    """Compute the kernel distance (Bińkowski et al. 2018) of features [N, D] and [M, D].
 
-    Over random subsets, of fewer images than `subset_size` where there are no more.
+    Mean `value` and `sd` over random subsets of at most `subset_size` images.
     """
     subset_size = min(subset_size, len(generated), len(real))
     from torch_fidelity.metric_kid import (
@@ -73,7 +73,7 @@ def kid(
         kid_features_to_metric,
     )
 
-    found = kid_features_to_metric(
+    results = kid_features_to_metric(
         generated.double(),
         real.double(),
         kid_subsets=subsets,
@@ -81,27 +81,27 @@ def kid(
         rng_seed=seed,
         verbose=False,
     )
-    numbers = {"value": found[KEY_METRIC_KID_MEAN], "sd": found[KEY_METRIC_KID_STD]}
+    numbers = {"value": results[KEY_METRIC_KID_MEAN], "sd": results[KEY_METRIC_KID_STD]}
     return {**numbers, "subsets": subsets, "subset_size": subset_size, "seed": seed}
 
 
 def precision_recall(generated: Tensor, real: Tensor, neighbours: int = 3) -> dict[str, float]:
-    """Precision and recall (Kynkäänniemi et al. 2019) of features [N, D] against [M, D]."""
+    """Compute precision, recall (Kynkäänniemi et al. 2019) of features [N, D] against [M, D]."""
     from torch_fidelity.metric_prc import (
         KEY_METRIC_PRECISION,
         KEY_METRIC_RECALL,
         prc_features_to_metric,
     )
 
-    found = prc_features_to_metric(
+    results = prc_features_to_metric(
         generated.double(), real.double(), prc_neighborhood=neighbours, verbose=False
     )
-    numbers = {"precision": found[KEY_METRIC_PRECISION], "recall": found[KEY_METRIC_RECALL]}
+    numbers = {"precision": results[KEY_METRIC_PRECISION], "recall": results[KEY_METRIC_RECALL]}
     return {**numbers, "neighbours": neighbours}
 
 
 def split_half_fid(real: Tensor, seeds: Iterable[int] = range(10)) -> dict[str, Any]:
-    """What perfect samples score: the distance between two random halves of real features [N, D].
+    """Estimate the FID of perfect samples: that of random halves of real features [N, D].
 
     `value` and `sd` over random halvings, `n` in each half. `perfect` is the same at N samples
     against N reference images, the bias being proportional to 1/n + 1/n_reference.
@@ -126,7 +126,7 @@ def nearest_neighbours(images: Tensor, data: Tensor) -> tuple[Tensor, Tensor]:
             raise TypeError(f"neighbours are of uint8 images, not {batch.dtype}")
     a, b = (batch.flatten(1).double() / 255 for batch in (images, data))
     nearest = [
-        # not by the inner product: it would lose the distances near 0
+        # not by inner products, which are inaccurate for distances near 0
         torch.cdist(part, b, compute_mode="donot_use_mm_for_euclid_dist").min(1)
         for part in a.split(256)
     ]

@@ -1,10 +1,10 @@
-"""Means and covariances that add up, the Fréchet distance of two of them, and its uncertainty.
+"""Additive means and covariances, their Fréchet distance, and its uncertainty.
 
 The Fréchet distance of two samples is biased by about c/N, so N is part of the number. A block
-jackknife estimates that bias and the standard error from the sums of 20 blocks alone. What it
-estimates is the generator (N → ∞) against the fixed reference; the seed of a training and the
-sampling of the reference are not covered. (A bootstrap would repeat images, which adds the same
-bias once more: its intervals miss the truth.)
+jackknife estimates that bias and the standard error from the statistics of 20 blocks alone. Its
+estimand is the generator (N → ∞) against the fixed reference; the variance over training seeds and
+reference samples is not included. (A bootstrap repeats images, which adds the same bias once more:
+its intervals miss the true value.)
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,17 +20,17 @@ from pndm._errors import InputError, MissingFile
 from pndm._files import write_atomic
 
 BLOCKS = 20
-"""Blocks of a jackknife."""
+"""The number of blocks of a jackknife."""
 
 CHUNK = 8192
-"""Features that are taken together in a stream: fewer, larger products."""
+"""Rows of features per product in a stream: fewer, larger products."""
 
 T_19 = 2.0930240544083096
 """The 97.5 % quantile of Student's t with BLOCKS − 1 degrees of freedom."""
 
 
 class Moments(Protocol):
-    """What a Fréchet distance needs: a mean [D] and a covariance [D, D], float64."""
+    """The moments in a Fréchet distance: a mean [D] and a covariance [D, D], float64."""
 
     @property
     def mean(self) -> Tensor: ...
@@ -43,8 +43,8 @@ class Moments(Protocol):
 class Statistics:
     """n, the mean [D] and the scatter Σ(x−mean)(x−mean)ᵀ [D, D] of features, float64 on the CPU.
 
-    As good as n, Σx and Σxxᵀ for adding and taking away, but nothing cancels where the mean is
-    large against the spread (Chan, Golub & LeVeque 1983).
+    They can be added and subtracted like n, Σx and Σxxᵀ, but without cancellation if the mean is
+    large relative to the standard deviation (Chan, Golub & LeVeque 1983).
     """
 
     n: int
@@ -53,24 +53,24 @@ class Statistics:
 
     @classmethod
     def of(cls, features: Tensor) -> "Statistics":
-        """The statistics of features [N, D]; InputError where one is not finite."""
+        """Compute the statistics of features [N, D]; InputError if one is not finite."""
         if features.ndim != 2 or not len(features):
             raise ValueError(f"features must be [N, D] with N ≥ 1, not {list(features.shape)}")
-        # all of it by NumPy: torch's threads would still be spinning while the product runs, of
-        # which NumPy, seeing one matrix on both sides, makes half
-        if features.dtype == torch.bfloat16:  # which NumPy has not
+        # all in NumPy: torch's threads would still be spinning during the product, of which
+        # NumPy, detecting XᵀX, computes only one triangle
+        if features.dtype == torch.bfloat16:  # unknown to NumPy
             features = features.float()
         rows = features.detach().cpu().numpy().astype(np.float64)
         mean = rows.mean(axis=0)
         rows -= mean
         scatter = rows.T @ rows
-        if not np.isfinite(scatter.diagonal()).all():  # which bounds the other entries
-            raise InputError("features contain NaN or infinity: look at the images they are of")
+        if not np.isfinite(scatter.diagonal()).all():  # the diagonal bounds the other entries
+            raise InputError("features contain NaN or infinity: check their images")
         return cls(len(rows), torch.from_numpy(mean), torch.from_numpy(scatter))
 
     @classmethod
     def stream(cls, parts: Iterable[Tensor]) -> "Statistics":
-        """The statistics of features [n, D] that come in parts, CHUNK or so in memory at once."""
+        """Compute the statistics of a stream of features [n, D], about CHUNK rows in memory."""
         whole = None
         for features in _gathered(parts):
             new = cls.of(features)
@@ -83,18 +83,18 @@ class Statistics:
         return self._with(other, self.scatter + other.scatter)
 
     def _with(self, other: "Statistics", within: Tensor) -> "Statistics":
-        """Both samples together, whose scatters add up to `within`, which is taken over."""
+        """Combine two samples whose scatters sum to `within`, which is modified in place."""
         n = self.n + other.n
         delta = other.mean - self.mean
         mean = self.mean + delta * (other.n / n)
         return Statistics(n, mean, within.addr_(delta, delta, alpha=self.n * other.n / n))
 
     def __sub__(self, part: "Statistics") -> "Statistics":
-        """The statistics without a part of the sample, the inverse of `+`."""
+        """The statistics of the sample without a part, the inverse of `+`."""
         _check_alike(self, part)
         n = self.n - part.n
         if n < 1:
-            raise ValueError(f"cannot take {part.n} from {self.n} images")
+            raise ValueError(f"cannot subtract {part.n} from {self.n} images")
         delta = part.mean - self.mean
         mean = self.mean - delta * (part.n / n)
         rest = self.scatter - part.scatter
@@ -113,7 +113,7 @@ class Statistics:
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray]) -> "Statistics":
-        """The inverse of `arrays`; InputError where one is missing."""
+        """The inverse of `arrays`; InputError if one is missing."""
         missing = {"n", "mean", "scatter"} - set(arrays)
         if missing:
             raise InputError(f"these are no statistics: {', '.join(sorted(missing))} missing")
@@ -121,7 +121,7 @@ class Statistics:
         return cls(int(arrays["n"]), mean, scatter)
 
     def save(self, path: Path) -> None:
-        """Write `arrays` as an .npz, whole or not at all."""
+        """Write `arrays` as an .npz, atomically."""
         save_arrays(path, self.arrays())
 
     @classmethod
@@ -131,7 +131,7 @@ class Statistics:
 
 
 def _gathered(parts: Iterable[Tensor]) -> Iterator[Tensor]:
-    """The same rows, in tensors of at least CHUNK rows but for the last one."""
+    """Regroup rows into tensors of at least CHUNK rows, except for the last one."""
     waiting: list[Tensor] = []
     for part in parts:
         if len(part):
@@ -144,7 +144,7 @@ def _gathered(parts: Iterable[Tensor]) -> Iterator[Tensor]:
 
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write an .npz, whole or not at all."""
+    """Write an .npz atomically."""
 
     def write(partial: Path) -> None:
         with partial.open("wb") as file:
@@ -155,27 +155,27 @@ def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read an .npz of plain arrays; InputError in one line if it is none."""
+    """Read an .npz of plain arrays; InputError if it is not one."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
     except FileNotFoundError:
         raise MissingFile(f"there is no file {path}") from None
-    except Exception as error:  # zip, header and pickle errors, all of the same meaning
+    except Exception as error:  # zip, header and pickle errors, all with the same meaning
         raise InputError(
-            f"{path} is not an .npz of plain arrays ({error}): make it again"
+            f"{path} is not an .npz of plain arrays ({error}): create it again"
         ) from None
 
 
 def blocks(features: Tensor) -> list[Statistics]:
-    """The statistics of BLOCKS even runs of consecutive features [N, D], N ≥ BLOCKS."""
+    """The statistics of BLOCKS equal blocks of consecutive features [N, D], N ≥ BLOCKS."""
     if len(features) < BLOCKS:
         raise ValueError(f"{BLOCKS} blocks need as many images, not {len(features)}")
     return [Statistics.of(part) for part in torch.tensor_split(features, BLOCKS)]
 
 
 def total(parts: Sequence[Statistics]) -> Statistics:
-    """The statistics of all parts together; ValueError where there are none."""
+    """The statistics of all parts together; ValueError if there are none."""
     if not parts:
         raise ValueError("there are no statistics to add up")
     whole = parts[0]
@@ -187,7 +187,7 @@ def total(parts: Sequence[Statistics]) -> Statistics:
 def frechet_to(b: Moments) -> Callable[[Moments], float]:
     """a ↦ `frechet_distance(a, b)`, with b's covariance factored once.
 
-    With any factor Σ_b = L Lᵀ the eigenvalues of Lᵀ Σ_a L are those of Σ_b^½ Σ_a Σ_b^½.
+    For any factor Σ_b = L Lᵀ the eigenvalues of Lᵀ Σ_a L are those of Σ_b^½ Σ_a Σ_b^½.
     """
     factor, singular = torch.linalg.cholesky_ex(_checked(b))
     if singular:
@@ -211,13 +211,13 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 
 
 def _check_alike(a: Moments, b: Moments) -> None:
-    """ValueError for features of different lengths."""
+    """Raise ValueError for features of different dimensions."""
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"features of {len(a.mean)} and {len(b.mean)} numbers differ")
 
 
 def _checked(moments: Moments) -> Tensor:
-    """The covariance, if both moments are float64 on the CPU; TypeError otherwise."""
+    """Return the covariance if both moments are float64 on the CPU; TypeError otherwise."""
     for tensor in (moments.mean, moments.covariance):
         if tensor.dtype != torch.float64 or tensor.device.type != "cpu":
             raise TypeError(f"moments must be float64 on the CPU, not {tensor.dtype}")
@@ -226,7 +226,7 @@ def _checked(moments: Moments) -> Tensor:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A statistic of the whole sample, without its bias, its standard error and 95 % interval."""
+    """A statistic of the sample, its bias-corrected value, standard error and 95 % interval."""
 
     value: float
     bias_corrected: float
@@ -241,7 +241,8 @@ def jackknife(statistic: Callable[..., float], *samples: Sequence[Statistics]) -
     With h_i = n/m_i and the pseudo-values p_i = h_i·θ − (h_i−1)·θ_(i), the corrected value is
     Σ_i p_i/h_i, free of a bias of order 1/n for blocks of unequal size too, and its variance
     Σ_i (p_i − corrected)²/(h_i − 1)/BLOCKS (Busing, Meijer & van der Leeden 1999). Blocks i of
-    several samples must come from the same seeds: a comparison is as sharp as they are alike.
+    several samples must have the same seeds: the more they correlate, the smaller the error of a
+    comparison.
     """
     if {len(parts) for parts in samples} != {BLOCKS}:
         counts = ", ".join(str(len(parts)) for parts in samples) or "none"
@@ -277,7 +278,7 @@ def extrapolate(generator: Sequence[Statistics], reference: Moments) -> float:
     half of the blocks, of one block more, … of all (Chong & Forsyth 2020). ValueError for fewer
     than two blocks."""
     if len(generator) < 2:
-        raise ValueError(f"an extrapolation takes two blocks at least, not {len(generator)}")
+        raise ValueError(f"an extrapolation needs at least two blocks, not {len(generator)}")
     to, whole = frechet_to(reference), total(generator[: len(generator) // 2])
     points = [(1 / whole.n, to(whole))]
     for part in generator[len(generator) // 2 :]:

@@ -1,6 +1,6 @@
-"""The networks: one U-Net, the weights that are known by name, and denoisers known exactly.
+"""The networks: one U-Net, the registry of weights, and analytic denoisers.
 
-Submodules and `load` are imported on first use: the registry is read without torch.
+Submodules and `load` are imported on first use, so the registry is available without torch.
 """
 
 from importlib import import_module

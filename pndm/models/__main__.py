@@ -18,23 +18,23 @@ from pndm.models.registry import WEIGHTS, CheckpointError, find
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; 0, or 1 after an error of one line."""
+    """Run one command; return 0, or 1 after an error of one line."""
     parser = argparse.ArgumentParser(prog="python -m pndm.models", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", help="the weights that are known by name, and which are here")
-    command = commands.add_parser("fetch", help="download weights, going on where one broke off")
+    commands.add_parser("list", help="the registered weights, and which are downloaded")
+    command = commands.add_parser("fetch", help="download weights, resuming interrupted downloads")
     command.add_argument("name", nargs="+", help="as `list` shows them")
     command = commands.add_parser("convert", help="write safetensors, a card and a hash")
     command.add_argument("file", nargs="+", help="a file, a folder of diffusers, hf://ID, a name")
     command.add_argument("--architecture", choices=ARCHITECTURES, metavar="NAME")
-    command.add_argument("--format", default="auto", help="refuse the file if it is another")
+    command.add_argument("--format", default="auto", help="reject the file if its format differs")
     command.add_argument(
         "--last", action="store_true", help="the last weights, not their moving average"
     )
     command.add_argument("--output", type=Path, default=Path(), help="a folder; default: here")
     command.add_argument(
-        "--overwrite", action="store_true", help="replace files that are there, but no input"
+        "--overwrite", action="store_true", help="replace existing files, but never an input"
     )
     options = vars(parser.parse_args(arguments))
     try:
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def show() -> None:
-    """Print the weights that are known by name."""
+    """Print the registered weights."""
     averaged = {True: "average", False: "last", None: "unknown"}
     rows = [("name", "schedule", "T", "weights", "MB", "here", "file")]
     for w in WEIGHTS.values():
@@ -55,11 +55,11 @@ def show() -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
-    print(f"fetched files lie under {cache_dir() / 'weights'} (set by PNDM_HOME)")
+    print(f"fetched files are in {cache_dir() / 'weights'} (set by PNDM_HOME)")
 
 
 def get(name: list[str]) -> None:
-    """Fetch weights and print where they are."""
+    """Fetch weights and print their paths."""
     for one in [find(one) for one in name]:
         print(fetch(one))
 
@@ -72,14 +72,14 @@ def convert(
     output: Path,
     overwrite: bool,
 ) -> None:
-    """Write weights of any format as ours and print where they are.
+    """Convert weights of any format to ours and print their paths.
 
-    CheckpointError, before anything is written, where a file would be lost by it.
+    CheckpointError, before anything is written, if a file would be overwritten.
     """
     from pndm.models import checkpoints
 
     if output.suffix == ".safetensors" or (output.exists() and not output.is_dir()):
-        raise CheckpointError(f"--output {output} is to be a folder, not a file")
+        raise CheckpointError(f"--output {output} must be a folder, not a file")
     targets = [target(one, output, last) for one in file]
     refuse_losses(file, targets, last, overwrite)
     networks = [checkpoints.load(one, architecture, format, ema=not last) for one in file]
@@ -89,21 +89,21 @@ def convert(
 
 
 def target(weights: str, output: Path, last: bool) -> Path:
-    """The file that weights are written to: by the name that they have in the registry or card."""
+    """The output file of weights, named as in the registry or the card."""
     path = source(weights, last)
     name = weights if weights in WEIGHTS else cards.read(path).get("name")
     return output / f"{name or locations.name_of(weights, path)}.safetensors"
 
 
 def source(weights: str, last: bool) -> Path:
-    """The file that weights are read from."""
+    """The input file of weights."""
     if weights in WEIGHTS:
         return find(weights).require()
     return locations.locate(weights, ema=not last)
 
 
 def refuse_losses(file: list[str], targets: list[Path], last: bool, overwrite: bool) -> None:
-    """CheckpointError for two inputs of one name, and for files that are there already."""
+    """Raise CheckpointError for two inputs of one name, and for existing output files."""
     names = [str(path.resolve()).casefold() for path in targets]
     inputs = {part.resolve() for one in file for part in locations.parts(source(one, last))}
     inputs |= {path.with_suffix(".json") for path in inputs}
@@ -112,16 +112,18 @@ def refuse_losses(file: list[str], targets: list[Path], last: bool, overwrite: b
         if first != i:
             raise CheckpointError(
                 f"{file[first]} and {weights} would both be written to {path}: convert one at a "
-                "time, each with an --output of its own"
+                "time, each with its own --output"
             )
-        for there in (path, path.with_suffix(".json")):
-            if any(there.exists() and there.samefile(one) for one in inputs if one.exists()):
+        for file_path in (path, path.with_suffix(".json")):
+            if any(
+                file_path.exists() and file_path.samefile(one) for one in inputs if one.exists()
+            ):
                 raise CheckpointError(
-                    f"{there} belongs to the input {weights}: give another folder as --output"
+                    f"{file_path} belongs to the input {weights}: give another folder as --output"
                 )
-            if (there.exists() or there.is_symlink()) and not overwrite:
+            if (file_path.exists() or file_path.is_symlink()) and not overwrite:
                 raise CheckpointError(
-                    f"{there} is there already: give another folder as --output, or --overwrite"
+                    f"{file_path} exists already: give another folder as --output, or --overwrite"
                 )
 
 

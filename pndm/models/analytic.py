@@ -1,8 +1,8 @@
-"""Denoisers that are known exactly: where a number can be wrong, these say what is right.
+"""Analytic denoisers: exact e(x, t) of known distributions, for testing.
 
-Each is called as a network is, (x [B, ...], t [B]) -> e [B, ...], for x_t = √ᾱ·x_0 + √(1−ᾱ)·e
-with x_0 from a known distribution; e(x, t) = E[e | x_t = x], the optimum of training. They reckon
-in float64 and answer in the dtype of x: where ᾱ is near 1, 1−ᾱ is nothing in half precision.
+Each has the signature of a network, (x [B, ...], t [B]) -> e [B, ...], for x_t = √ᾱ·x_0 + √(1−ᾱ)·e
+with x_0 from a known distribution; e(x, t) = E[e | x_t = x], the optimum of training. They compute
+in float64 and return the dtype of x: where ᾱ is near 1, 1−ᾱ vanishes in half precision.
 """
 
 import math
@@ -16,8 +16,8 @@ from pndm.schedules import Schedule
 
 def _alpha_bar(schedule: Schedule, x: Tensor, t: Tensor) -> Tensor:
     """ᾱ at each of the times t [B], floored as plans floor it, [B, 1] float64."""
-    found = [schedule.node(s).alpha_bar for s in t.tolist()]
-    return torch.tensor(found, dtype=torch.float64, device=x.device)[:, None]
+    values = [schedule.node(s).alpha_bar for s in t.tolist()]
+    return torch.tensor(values, dtype=torch.float64, device=x.device)[:, None]
 
 
 def _flat(x: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ class Gaussian:
         return noise.view(x.shape).to(x.dtype)
 
     def exact(self, x: Tensor, t: float, s: float) -> Tensor:
-        """The ODE's own solution from time t to s, x [B, ...]: each eigendirection scales.
+        """The exact solution of the ODE from time t to s, x [B, ...]: each eigendirection scales.
 
         x_s − √ᾱ_sμ = V·√((ᾱ_sΛ + 1−ᾱ_s)/(ᾱ_tΛ + 1−ᾱ_t))·Vᵀ·(x_t − √ᾱ_tμ).
         """
@@ -69,8 +69,8 @@ class Gaussian:
         scale = ((b * values + 1 - b) / (a * values + 1 - a)).sqrt()
         mean = self.mean.to(flat).flatten()
         centred = (flat - math.sqrt(a) * mean) @ vectors
-        there = math.sqrt(b) * mean + centred * scale @ vectors.T
-        return there.view(x.shape).to(x.dtype)
+        solution = math.sqrt(b) * mean + centred * scale @ vectors.T
+        return solution.view(x.shape).to(x.dtype)
 
     def _spectrum(self, flat: Tensor) -> tuple[Tensor, Tensor]:
         if isinstance(self.covariance, Tensor):
@@ -84,7 +84,7 @@ class Gaussian:
 class Mixture:
     """Data Σ_k w_k·N(μ_k, v_k·I): e is the mean of the components' e under their posterior.
 
-    means [K, D], variances [K] and weights [K] (positive, made to sum to 1).
+    means [K, D], variances [K] and weights [K] (positive, normalised to sum 1).
     """
 
     schedule: Schedule

@@ -1,6 +1,6 @@
-"""The families of U-Nets as values: what the public weights of the paper were trained with.
+"""The U-Net architectures of the paper's public weights, as values.
 
-Nothing here imports torch, so that a configuration can be checked at once.
+Does not import torch, so that configurations are validated without delay.
 """
 
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Architecture:
-    """What distinguishes one family of U-Nets from another; never guessed from tensor shapes.
+    """The hyper-parameters of one family of U-Nets; never guessed from tensor shapes.
 
     `attention` lists the resolutions (in pixels) whose blocks are followed by self-attention
     with `heads` heads; in the decoder every block (`block`) or the last of the level (`level`).
@@ -85,9 +85,9 @@ ARCHITECTURES = {
     "ddpm_lsun_bedroom": _LSUN,
     "ddpm_lsun_church": _LSUN,
     "iddpm_cifar10": _IDDPM,
-    # As the authors' code ran it: times 0 … 999 given to the embedding as they are.
+    # As in the authors' code: times 0 … 999 are embedded unscaled.
     "iddpm_cifar10_released": replace(_IDDPM, time_scale=1.0),
     "pf_cifar10": _PF,
     "pf_deep_cifar10": _PF_DEEP,
 }
-"""Every architecture by name; the weights made for it are in `pndm.models.registry`."""
+"""Every architecture by name; its weights are in `pndm.models.registry`."""

@@ -1,6 +1,6 @@
-"""What stands beside weights about them: our card, and the settings of a scheduler of diffusers.
+"""Metadata next to weights: our card, and the scheduler configuration of diffusers.
 
-Nothing here imports torch, so that a configuration can be checked at once.
+Does not import torch, so that configurations are validated without delay.
 """
 
 import json
@@ -10,20 +10,20 @@ from typing import Any
 from pndm.models.registry import ARCHITECTURES, CheckpointError
 
 STEM = "diffusion_pytorch_model"
-"""What the names of diffusers' files of weights begin with."""
+"""The prefix of diffusers' weight file names."""
 
 TRAINED_ON = ("schedule", "timesteps", "beta_start", "beta_end", "prediction")
-"""What a card may say of the noise that a network was trained with, and of what it predicts."""
+"""Card entries on the noise schedule of the training, and on the prediction type."""
 
 SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
 PREDICTIONS = {"epsilon": "noise", "sample": "data", "v_prediction": "velocity"}
-"""diffusers' words in ours."""
+"""The names of diffusers, mapped to ours."""
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The card beside a file, as saving and training write it; empty where there is none.
+    """Return the card next to a file, as saving and training write it; empty if there is none.
 
-    CheckpointError for a file of its name that is damaged; other people's JSON is no card.
+    CheckpointError if the card is damaged; any other JSON file is ignored.
     """
     card_path = path.with_suffix(".json")
     if path.suffix != ".safetensors" or not card_path.is_file():
@@ -32,7 +32,7 @@ def read(path: Path) -> dict[str, Any]:
         text = card_path.read_text(encoding="utf-8-sig")
         card, _ = json.JSONDecoder().raw_decode(text.lstrip())
     except ValueError:
-        raise CheckpointError(f"{card_path} is no card of weights: mend or remove it") from None
+        raise CheckpointError(f"{card_path} is not a card of weights: fix or remove it") from None
     if not isinstance(card, dict) or not {"name", "architecture", "sha256"} <= card.keys():
         return {}
     if card["architecture"] is not None and card["architecture"] not in ARCHITECTURES:
@@ -43,31 +43,31 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def trained_on(path: Path) -> dict[str, Any]:
-    """What is said beside a file of the noise it was trained with: entries of TRAINED_ON."""
+    """Return the entries of TRAINED_ON from the metadata next to a file."""
     card = read(path)
-    said = {key: card[key] for key in TRAINED_ON if card.get(key) is not None}
-    return said or _of_scheduler(path)
+    entries = {key: card[key] for key in TRAINED_ON if card.get(key) is not None}
+    return entries or _of_scheduler(path)
 
 
 def _of_scheduler(path: Path) -> dict[str, Any]:
-    """The same from diffusers' scheduler_config.json in the folder, or beside that of a UNet."""
+    """The same from diffusers' scheduler_config.json in the folder, or next to a UNet's folder."""
     if not path.name.startswith(STEM):
         return {}
     here = path.parent
-    for place in (here / "scheduler_config.json", here.parent / "scheduler/scheduler_config.json"):
+    for file in (here / "scheduler_config.json", here.parent / "scheduler/scheduler_config.json"):
         try:
-            config = json.loads(place.read_text(encoding="utf-8"))
+            config = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
         if not isinstance(config, dict) or config.get("trained_betas") is not None:
             return {}
         schedule = SCHEDULES.get(config.get("beta_schedule", "linear"))
-        said = {
+        entries = {
             "schedule": schedule,
             "timesteps": config.get("num_train_timesteps"),
             "prediction": PREDICTIONS.get(config.get("prediction_type", "epsilon")),
         }
         if schedule != "cosine":
-            said |= {key: config.get(key) for key in ("beta_start", "beta_end")}
-        return {key: value for key, value in said.items() if value is not None}
+            entries |= {key: config.get(key) for key in ("beta_start", "beta_end")}
+        return {key: value for key, value in entries.items() if value is not None}
     return {}

@@ -1,7 +1,7 @@
-"""Loading weights: from any of the public files into the one U-Net, strictly or not at all.
+"""Loading weights: from any public checkpoint format into the one U-Net, strictly.
 
-A file is recognised by its content. Pickles are read with `weights_only=True` and in no other
-way: what needs more than tensors to be read is refused.
+A file's format is detected from its content. Pickles are only read with `weights_only=True`: a
+file that needs more than tensors is rejected.
 """
 
 import io
@@ -29,7 +29,7 @@ State = dict[str, Tensor]
 
 
 class Checkpoint(NamedTuple):
-    """A state_dict under its own names, whose file it was in, and whether it is an average."""
+    """A state_dict with its original keys, its format, and whether it is an average."""
 
     state: State
     format: Format
@@ -42,14 +42,14 @@ def load(
     format: str = "auto",
     ema: bool = True,
 ) -> UNet:
-    """The network with these weights, in eval mode: (x [B, C, H, W], t [B]) -> e [B, C, H, W].
+    """Load the network of some weights, in eval mode: (x [B, C, H, W], t [B]) -> e [B, C, H, W].
 
     `weights` is a name in the registry, a file, a folder of diffusers, or `hf://OWNER/NAME` on
-    the Hugging Face hub. Files do not tell their hyper-parameters, so all but registered ones
-    and those with a card beside them need an `architecture`, by name or value. A stated
-    `format` is checked. Where a file holds the last weights beside their moving average,
-    `ema=False` asks for those. The network's `provenance` is a dict for the record of a run.
-    CheckpointError, in one line, if anything is wrong.
+    the Hugging Face hub. Files do not contain their hyper-parameters, so all except registered
+    ones and those with a card next to them need an `architecture`, by name or value. A given
+    `format` is checked. If a file holds both the last weights and their moving average,
+    `ema=False` selects the last weights. The network's `provenance` is a dict for the record of a
+    run. CheckpointError, in one line, if anything is wrong.
     """
     entry = WEIGHTS.get(str(weights))
     path = entry.require() if entry else locations.locate(str(weights), ema)
@@ -57,7 +57,7 @@ def load(
     if ema and folder_ema(path) is False:
         raise CheckpointError(
             f"{path} holds last weights, not their average: load the folder or file of that, "
-            "whose name says ema, or say ema=False"
+            "whose name says ema, or pass ema=False"
         )
     if locations.is_index(path):
         checkpoint = join(path, ema)
@@ -96,7 +96,7 @@ def load(
 
 
 def save(unet: UNet, path: Path) -> None:
-    """Write the weights under our names as safetensors, and beside them a card with a hash."""
+    """Write the weights with our keys as safetensors, and a card with a hash next to them."""
     make_folder(path.parent)
     state = {name: tensor.contiguous() for name, tensor in unet.state_dict().items()}
     write_atomic(path, lambda partial: safetensors.torch.save_file(state, partial))
@@ -113,7 +113,7 @@ def save(unet: UNet, path: Path) -> None:
 
 
 def folder_ema(path: Path) -> bool | None:
-    """Whether a file of diffusers is a moving average, as its place or its name says."""
+    """Whether a file of diffusers is a moving average, by its folder or name; None if unknown."""
     if not path.name.startswith(cards.STEM):
         return None
     here = path.parent
@@ -123,23 +123,23 @@ def folder_ema(path: Path) -> bool | None:
 
 
 def refuse_last_weights(content: bytes, path: Path) -> None:
-    """CheckpointError for a published file without averaging: such are loaded by name only."""
+    """Raise CheckpointError for a published file without averaging: loaded by name only."""
     known = {w.md5: w.name for w in WEIGHTS.values() if w.md5 and w.ema is False}
     name = known.get(files.md5(content))
     if name:
         raise CheckpointError(
             f"{path} holds {name}, weights without averaging, which sample much worse: "
-            f"load them by that name, or say ema=False"
+            f"load them by that name, or pass ema=False"
         )
 
 
 def parse(content: bytes, name: str, ema: bool = True) -> Checkpoint:
-    """The state_dict in a file of any known format; the averaged one where there are two."""
+    """Parse the state_dict in a file of any known format; the average if there are two."""
     return _checkpoint(_read(content, name, ema), content, name, ema)
 
 
 def join(index: Path, ema: bool = True) -> Checkpoint:
-    """The state_dict whose parts an index lists."""
+    """Join the parts that an index lists into one state_dict."""
     packed: dict[Any, Any] = {}
     for path in locations.parts(index):
         content = read_bytes(path)
@@ -151,20 +151,20 @@ def join(index: Path, ema: bool = True) -> Checkpoint:
 
 
 def _checkpoint(packed: Any, content: bytes, name: str, ema: bool) -> Checkpoint:
-    """The state_dict in what was read from bytes of a file, all of it tensors."""
+    """The state_dict in the unpacked content of a file, all of it tensors."""
     state, packing, average = packings.unpack(packed, ema, name)
     others = [k for k, v in state.items() if not isinstance(k, str) or not isinstance(v, Tensor)]
     if not state or others:
         keys = ", ".join(map(str, others[:4])) or "nothing"
         raise CheckpointError(f"{name} holds no state_dict of tensors alone, but {keys}")
-    naming = key_maps.detect_format(state) or "ddpm"
-    if files.detect_file_type(content, name) == "safetensors" and naming == "ddpm":
+    detected = key_maps.detect_format(state) or "ddpm"
+    if files.detect_file_type(content, name) == "safetensors" and detected == "ddpm":
         packing = "pndm"
-    return Checkpoint(state, packing or naming, average)
+    return Checkpoint(state, packing or detected, average)
 
 
 def _read(content: bytes, name: str, ema: bool) -> Any:
-    """What torch.save, safetensors or an archive of a diffusers folder hold; CheckpointError."""
+    """Read a file of torch.save, safetensors or a zipped diffusers folder; CheckpointError."""
     kind = files.detect_file_type(content, name)
     try:
         if kind == "zip" and (member := _member(content, name, ema)):
@@ -178,58 +178,61 @@ def _read(content: bytes, name: str, ema: bool) -> Any:
 
 
 def fit(state: State, arch: Architecture, name: str) -> UNet:
-    """The network of an architecture with these weights, all of them and no others."""
+    """Return the network of an architecture with exactly these weights."""
     with torch.device("meta"):
         unet = UNet(arch)
-    rare = [key for key, tensor in state.items() if not _plain(tensor)]
-    if rare:
+    unsupported = [key for key, tensor in state.items() if not _plain(tensor)]
+    if unsupported:
         raise CheckpointError(
-            f"{name} does not fit: {len(rare)} are no dense floating-point tensors ({rare[0]}, …)"
+            f"{name} does not fit: {len(unsupported)} are not dense floating-point tensors "
+            f"({unsupported[0]}, …)"
         )
-    state, wanted = key_maps.rename_keys(state, unet), unet.state_dict()
-    both = [key for key in wanted if key in state]
+    state, expected = key_maps.rename_keys(state, unet), unet.state_dict()
+    common = [key for key in expected if key in state]
     faults = {
-        "missing": [key for key in wanted if key not in state],
-        "unexpected": [key for key in state if key not in wanted],
+        "missing": [key for key in expected if key not in state],
+        "unexpected": [key for key in state if key not in expected],
         "misshapen": [
-            f"{key} {list(state[key].shape)} for {list(wanted[key].shape)}"
-            for key in both
-            if state[key].shape != wanted[key].shape
+            f"{key} {list(state[key].shape)} for {list(expected[key].shape)}"
+            for key in common
+            if state[key].shape != expected[key].shape
         ],
-        "not finite": [key for key in both if not state[key].isfinite().all()],
+        "not finite": [key for key in common if not state[key].isfinite().all()],
     }
-    listed = [
+    messages = [
         f"{len(keys)} {fault} ({', '.join(keys[:3])}{', …' if len(keys) > 3 else ''})"
         for fault, keys in faults.items()
         if keys
     ]
-    if listed:
-        raise CheckpointError(f"{name} does not fit: {'; '.join(listed)}")
+    if messages:
+        raise CheckpointError(f"{name} does not fit: {'; '.join(messages)}")
     state = {key: tensor.float().contiguous() for key, tensor in state.items()}
     unet.load_state_dict(state, assign=True)
     return unet
 
 
 def _plain(tensor: Tensor) -> bool:
-    """Whether it is made of real numbers that are all there: not sparse, quantized or empty."""
+    """Whether a tensor is dense and floating-point: not sparse, quantized or meta."""
     whole = tensor.layout == torch.strided and not tensor.is_meta
     return whole and tensor.is_floating_point()
 
 
 def check_settings(path: Path, arch: Architecture) -> None:
-    """CheckpointError where the config.json of diffusers beside the weights says otherwise.
+    """Raise CheckpointError if diffusers' config.json next to the weights contradicts `arch`.
 
-    It tells what no tensor does: all of these networks have the same shapes.
+    Shapes cannot show this: they are the same in all of these networks.
     """
-    beside = path.with_name("config.json")
-    if not path.name.startswith(cards.STEM) or not beside.is_file():
+    config_path = path.with_name("config.json")
+    if not path.name.startswith(cards.STEM) or not config_path.is_file():
         return
     try:
-        said = dict(json.loads(beside.read_text()))
+        config = dict(json.loads(config_path.read_text()))
     except (TypeError, ValueError):
-        raise CheckpointError(f"{beside} is no config of diffusers: mend or remove it") from None
+        raise CheckpointError(
+            f"{config_path} is not a config of diffusers: fix or remove it"
+        ) from None
     widths = [arch.channels * m for m in arch.channel_mult]
-    wanted: dict[str, tuple[Any, ...]] = {
+    expected: dict[str, tuple[Any, ...]] = {
         "sample_size": (arch.image_size, [arch.image_size] * 2),
         "flip_sin_to_cos": (arch.embedding == "cos-sin",),
         "freq_shift": (int(arch.embedding == "sin-cos"),),
@@ -238,15 +241,16 @@ def check_settings(path: Path, arch: Architecture) -> None:
         "attention_head_dim": (None, *(width // arch.heads for width in widths)),
         "center_input_sample": (False,),
     }
-    for key, values in wanted.items():
-        if said.get(key, values[0]) not in values:
+    for key, values in expected.items():
+        if config.get(key, values[0]) not in values:
             raise CheckpointError(
-                f"{beside} says {key}={said[key]}, the architecture has {values[0]}: take another"
+                f"{config_path} says {key}={config[key]}, the architecture has {values[0]}: "
+                "choose another"
             )
 
 
 def _check_sums(content: bytes, name: str) -> None:
-    """CheckpointError where a member of an archive does not match its CRC-32."""
+    """Raise CheckpointError if a member of an archive does not match its CRC-32."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         damaged = archive.testzip()
     if damaged:
@@ -258,12 +262,14 @@ def _architecture(architecture: str | Architecture | None, path: Path) -> Archit
         return architecture
     if architecture in ARCHITECTURES:
         return ARCHITECTURES[architecture]
-    wrong = f"there is no architecture {architecture}" if architecture else "say architecture=NAME"
+    wrong = (
+        f"there is no architecture {architecture}" if architecture else "pass architecture=NAME"
+    )
     raise CheckpointError(f"{path}: {wrong}, one of {', '.join(ARCHITECTURES)}")
 
 
 def _member(content: bytes, path: str, ema: bool) -> str | None:
-    """The weights in an archive of a diffusers folder; None for what torch.save wrote."""
+    """The weights in a zipped diffusers folder; None for a file of torch.save."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         inside = archive.namelist()
     if any(name.endswith("data.pkl") for name in inside):
@@ -282,16 +288,16 @@ def _tensors(content: bytes, name: str) -> Any:
 
 def _unpickle(file: BinaryIO, name: str) -> Any:
     try:
-        with warnings.catch_warnings(action="ignore"):  # about what then is an error
+        with warnings.catch_warnings(action="ignore"):  # of what is then raised as an error
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         needed = re.search(r"GLOBAL ([\w.]+)", str(error))
         if needed:
             raise CheckpointError(
-                f"{name} needs {needed[1]} to be read and was not opened, for such a pickle can "
-                "run any code: where you trust it, save its tensors alone as safetensors"
+                f"{name} needs {needed[1]} to be read and was not opened, since such a pickle can "
+                "run any code: if you trust it, save only its tensors, as safetensors"
             ) from None
-        reason = "it needs more than tensors to be read, or its bytes are not those written"
-    except Exception as error:  # torch raises whatever its readers meet in a broken file
+        reason = "it needs more than tensors, or its bytes have changed"
+    except Exception as error:  # torch's readers raise many types for a broken file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     raise CheckpointError(f"{name} is truncated or damaged ({reason}): get it again") from None

@@ -1,4 +1,4 @@
-"""Fetching weights: whole and verified in the folder of fetched files, or not there at all."""
+"""Downloading weights: atomic and verified."""
 
 import os
 import urllib.error
@@ -19,12 +19,12 @@ TIMEOUT = 60  # seconds without a byte
 
 
 def fetch(weights: Weights, progress: bool = True) -> Path:
-    """The path of the weights, downloaded if they are not there; what is there is verified.
+    """Return the path of the weights, downloaded if missing; an existing file is verified.
 
-    The download goes to a hidden file next to its place, which the next call continues if it
-    breaks off; it is renamed when its first bytes, its size and, where one is published, its
-    hash are right. CheckpointError with the address and the place of the file otherwise. Of two
-    that fetch the same at once the second waits, and finds it.
+    The download goes to a hidden file next to the target, which the next call resumes if it is
+    interrupted; it is renamed when its first bytes, its size and, if published, its hash are
+    right. CheckpointError with the address and the path of the file otherwise. Of two processes
+    that fetch the same file at once the second waits for the first.
     """
     path = weights.path
     with file_lock(cache_dir() / "locks" / path.name, wait=True):
@@ -37,7 +37,7 @@ def fetch(weights: Weights, progress: bool = True) -> Path:
 
 
 def fetch_missing(weights: Weights, path: Path, progress: bool) -> None:
-    """Download what is not there, verify it, and put it in its place."""
+    """Download a missing file, verify it, and move it to its path."""
     make_folder(path.parent)
     partial = path.with_name(f".{path.name}.partial")
     download = from_drive if weights.url.startswith("https://drive.google.com/") else from_web
@@ -53,16 +53,16 @@ def fetch_missing(weights: Weights, path: Path, progress: bool) -> None:
 
 
 def from_web(weights: Weights, partial: Path, progress: bool) -> None:
-    """Download over HTTP to the end of `partial`, going on from where it stops."""
-    have = partial.stat().st_size if partial.exists() else 0
-    headers = {"User-Agent": "pndm", **({"Range": f"bytes={have}-"} if have else {})}
+    """Download over HTTP, appending to `partial`."""
+    offset = partial.stat().st_size if partial.exists() else 0
+    headers = {"User-Agent": "pndm", **({"Range": f"bytes={offset}-"} if offset else {})}
     try:
         request = urllib.request.Request(weights.url, headers=headers)
         with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
             total = receive(answer, weights, partial, progress)
     except urllib.error.HTTPError as error:
-        if error.code == 416 and have:  # nothing follows: complete, or not a part of this file
-            if error.headers.get("Content-Range") == f"bytes */{have}":
+        if error.code == 416 and offset:  # no more bytes: complete, or another file
+            if error.headers.get("Content-Range") == f"bytes */{offset}":
                 return
             partial.unlink()
             return from_web(weights, partial, progress)
@@ -78,12 +78,12 @@ def from_web(weights: Weights, partial: Path, progress: bool) -> None:
     if total is not None and size != total:
         raise CheckpointError(
             f"{weights.url} broke off after {size} of {total} bytes: "
-            f"run python -m pndm.models fetch {weights.name} again to go on"
+            f"run python -m pndm.models fetch {weights.name} again to resume"
         )
 
 
 def receive(answer: HTTPResponse, weights: Weights, partial: Path, progress: bool) -> int | None:
-    """Write what a server sends behind what there is; the size of the whole file, if told."""
+    """Append a server's response to `partial`; return the size of the whole file, if known."""
     part = answer.headers.get("Content-Range", "")
     start = int(part.removeprefix("bytes ").partition("-")[0]) if answer.status == 206 else 0
     rest = answer.headers.get("Content-Length")
@@ -92,7 +92,7 @@ def receive(answer: HTTPResponse, weights: Weights, partial: Path, progress: boo
     if not start:
         files.detect_file_type(
             chunk[:64], weights.page
-        )  # before a page of HTML replaces half a download
+        )  # before an HTML page overwrites a partial download
     with (
         partial.open("ab" if start else "wb") as file,
         tqdm(
@@ -111,12 +111,12 @@ def receive(answer: HTTPResponse, weights: Weights, partial: Path, progress: boo
 
 
 def from_drive(weights: Weights, partial: Path, progress: bool) -> None:
-    """Download from Google Drive, which asks questions that `gdown` knows to answer."""
+    """Download from Google Drive with `gdown`, which handles its confirmation pages."""
     try:
         gdown = import_module("gdown")
     except ImportError:
         raise CheckpointError(
-            f'{weights.name} lies on Google Drive: pip install "pndm[data]", or {by_hand(weights)}'
+            f'{weights.name} is on Google Drive: pip install "pndm[data]", or {by_hand(weights)}'
         ) from None
     try:
         key = file_id(gdown, weights)
@@ -133,7 +133,7 @@ def from_drive(weights: Weights, partial: Path, progress: bool) -> None:
 
 
 def file_id(gdown: Any, weights: Weights) -> str:
-    """Drive's name of a file, looked up in the listing of its folder if the address is one."""
+    """The Drive ID of a file, looked up in the folder listing if the address is a folder."""
     if "/folders/" not in weights.url:
         return weights.url.rpartition("/")[2]
     name = Path(weights.file).name
@@ -145,5 +145,5 @@ def file_id(gdown: Any, weights: Weights) -> str:
 
 
 def by_hand(weights: Weights) -> str:
-    """What a person can do without this program."""
+    """Instructions for a manual download."""
     return f"get {weights.page} with a browser and put it at {weights.path}"

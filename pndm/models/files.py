@@ -1,4 +1,4 @@
-"""What a file of weights is, by its first bytes, and whether it is the one that was meant."""
+"""Types of weight files, by their first bytes, and verification of their hash."""
 
 import hashlib
 from typing import Literal
@@ -9,13 +9,13 @@ Kind = Literal["zip", "pickle", "safetensors"]
 
 
 def detect_file_type(content: bytes, name: str) -> Kind:
-    """The type of a file by its first 64 bytes; CheckpointError for what is no weights file."""
+    """Return the type of a file by its first 64 bytes; CheckpointError if it holds no weights."""
     head = content[:64]
     start = head.lstrip().lower()
     if head.startswith(b"PK\x03\x04"):
-        return "zip"  # what torch.save writes, and an archive of a diffusers folder
+        return "zip"  # torch.save, or a zipped diffusers folder
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
-        return "pickle"  # what torch.save wrote before torch 1.6
+        return "pickle"  # torch.save before torch 1.6
     if head[8:9] == b"{":
         return "safetensors"
     if start.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
@@ -26,7 +26,8 @@ def detect_file_type(content: bytes, name: str) -> Kind:
     if not head:
         raise CheckpointError(f"{name} is empty: get it again")
     raise CheckpointError(
-        f"{name} is no weights file: it begins with {head[:8]!r}, not as torch, safetensors or zip"
+        f"{name} is not a weights file: it begins with {head[:8]!r}, not as torch, safetensors "
+        "or zip"
     )
 
 
@@ -36,7 +37,7 @@ def md5(content: bytes) -> str:
 
 
 def verify(content: bytes, weights: Weights, name: str, cure: str = "") -> None:
-    """Check that a file may be these weights: its first bytes, and its published MD5.
+    """Verify the type of a file and, if published, its MD5.
 
     CheckpointError says what `name` is instead, and the `cure`.
     """

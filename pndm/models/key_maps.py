@@ -1,8 +1,7 @@
-"""The names that other codes give to the parts of the same network, and how they store them.
+"""Key maps: the parameter names and shapes of other codes for the same network.
 
-Each code has its numbering of the parts, which follows their order of execution, and its own
-words inside a part. Here a part is called what `UNet` calls it; a table of names maps a foreign
-module's path to ours.
+Each code numbers the parts in order of execution and has its own names inside a part. Here parts
+have the names of `UNet`; a table maps the module paths of other codes to ours.
 """
 
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from pndm.models.unet import Attention, Downsample, Level, ResidualBlock, UNet, 
 
 Part = tuple[str, nn.Module]
 State = dict[str, Tensor]
-# What a part's own modules are called elsewhere; a part without entry has none of its own.
+# The names of a part's submodules in other codes; a part without entry has no submodules.
 MODULE_NAMES: dict[str, dict[type[nn.Module], dict[str, str]]] = {
     "score_sde": {
         ResidualBlock: {
@@ -77,21 +76,21 @@ SIGNATURE_KEYS: dict[Format, str] = {
 
 
 def detect_format(state: State) -> Format | None:
-    """The code whose names a state uses; None for a network of another kind."""
+    """Return the code whose keys a state uses; None for another kind of network."""
     return next((code for code, sign in SIGNATURE_KEYS.items() if sign in state), None)
 
 
 def rename_keys(state: State, unet: UNet) -> State:
-    """The state under the names and in the shapes of `unet`; what has no name there stays."""
+    """Return the state with the keys and shapes of `unet`; unknown keys remain."""
     code = detect_format(state)
     if code in (None, "ddpm"):
         return state
     if code == "iddpm":
         state = split_qkv(state, unet.arch.heads)
     table = {
-        f"{theirs}.{word}" if word else theirs: f"{ours}.{own}" if own else ours
-        for theirs, (ours, part) in NUMBERINGS[code](list(parts(unet)))
-        for word, own in MODULE_NAMES[code].get(type(part), {"": ""}).items()
+        f"{path}.{child}" if child else path: f"{name}.{own_child}" if own_child else name
+        for path, (name, part) in NUMBERINGS[code](list(parts(unet)))
+        for child, own_child in MODULE_NAMES[code].get(type(part), {"": ""}).items()
     }
     shapes = {key: value.shape for key, value in unet.state_dict().items()}
     renamed = {}
@@ -105,14 +104,14 @@ def rename_keys(state: State, unet: UNet) -> State:
             leaf = "bias"
         name = f"{table[module]}.{leaf}" if module in table else key
         missing_axes = len(shapes.get(name, ())) - tensor.ndim
-        if missing_axes > 0:  # a 1×1 convolution kept as a linear map or a 1-d convolution
+        if missing_axes > 0:  # a 1×1 convolution stored as a linear map or a 1-d convolution
             tensor = tensor.reshape(*tensor.shape, *[1] * missing_axes)
         renamed[name] = tensor
     return renamed
 
 
 def split_qkv(state: State, heads: int) -> State:
-    """One tensor [heads·3·(C/heads), …] as three of [C, …]: iDDPM fuses q, k, v head by head."""
+    """Split [heads·3·(C/heads), …] into three of [C, …]: iDDPM fuses q, k, v head by head."""
     split: State = {}
     for key, tensor in state.items():
         if ".qkv." not in key or tensor.shape[0] % (3 * heads):
@@ -162,19 +161,19 @@ def _iddpm(parts: list[Part]) -> Iterator[tuple[str, Part]]:
         "norm_out": "out.0",
         "conv_out": "out.2",
     }
-    groups, place = {"input_blocks": -1, "output_blocks": -1}, 0
+    groups, index = {"input_blocks": -1, "output_blocks": -1}, 0
     for name, part in parts:
         if name in fixed:
             yield fixed[name], (name, part)
             continue
-        where = "output_blocks" if name.startswith("up.") else "input_blocks"
+        stack = "output_blocks" if name.startswith("up.") else "input_blocks"
         opens = isinstance(part, nn.Conv2d | ResidualBlock | Downsample)
-        groups[where], place = (groups[where] + 1, 0) if opens else (groups[where], place + 1)
-        yield f"{where}.{groups[where]}.{place}", (name, part)
+        groups[stack], index = (groups[stack] + 1, 0) if opens else (groups[stack], index + 1)
+        yield f"{stack}.{groups[stack]}.{index}", (name, part)
 
 
 def _diffusers(parts: list[Part]) -> Iterator[tuple[str, Part]]:
-    """Our order with other words; their up_blocks are numbered as executed, ours by level."""
+    """Our order with other names; up_blocks are numbered as executed, ours by level."""
     fixed = {
         "temb.dense.0": "time_embedding.linear_1",
         "temb.dense.1": "time_embedding.linear_2",
@@ -198,4 +197,4 @@ def _diffusers(parts: list[Part]) -> Iterator[tuple[str, Part]]:
 
 
 NUMBERINGS = {"score_sde": _score_sde, "iddpm": _iddpm, "diffusers": _diffusers}
-"""For each code, the path of every part there beside the part."""
+"""For each code, the function that yields every part with its path in that code."""

@@ -1,6 +1,6 @@
-"""Where weights lie: files, folders and archives of diffusers, several parts of one, the hub.
+"""Paths of weights: files, diffusers folders and archives, sharded files, the hub.
 
-Nothing here imports torch, so that a configuration can be checked at once.
+Does not import torch, so that configurations are validated without delay.
 """
 
 import hashlib
@@ -15,17 +15,17 @@ from pndm.models.cards import STEM
 from pndm.models.registry import HUB, WEIGHTS, CheckpointError, find
 
 INDEX = ".index"
-"""What the name of a list of parts contains."""
+"""The part of a file name that marks an index of sharded weights."""
 
 PART = re.compile(r"-\d{5}-of-\d{5}\.")
-"""What the name of one of several parts contains."""
+"""The part of a file name that marks one shard of weights."""
 
 
 def members(ema: bool = True) -> list[str]:
-    """Where the weights may lie in a folder of diffusers, the preferred places first.
+    """The possible paths of weights in a diffusers folder, in order of preference.
 
-    Full precision before half. Trainings keep the average in `unet_ema`, publishers the last
-    weights in the variant `non_ema`.
+    Full precision before half. Training scripts save the average in `unet_ema`, publishers the
+    last weights as the variant `non_ema`.
     """
     folders = ("", "unet_ema/", "unet/") if ema else ("", "unet/")
     variants = ("", ".ema", ".fp32", ".fp16", ".bf16")
@@ -43,7 +43,7 @@ def members(ema: bool = True) -> list[str]:
 
 
 def locate(weights: str, ema: bool = True) -> Path:
-    """The file that a path or an address on the hub means: weights, or a list of their parts."""
+    """Resolve a path or hub address to a file: weights, or an index of their parts."""
     if weights.startswith(HUB):
         return _from_hub(weights.removeprefix(HUB), ema)
     path = Path(weights).expanduser()
@@ -62,12 +62,12 @@ def locate(weights: str, ema: bool = True) -> Path:
 
 
 def wanted() -> str:
-    """The two names that are searched for first."""
+    """The two preferred file names, for messages."""
     return " or ".join(f"{STEM}{suffix}" for suffix in (".safetensors", ".bin"))
 
 
 def name_of(weights: str, path: Path) -> str:
-    """What weights without a card are called: as their folder or repository, else their file."""
+    """The name of weights without a card: their folder or repository, else their file."""
     if weights.startswith(HUB):
         return weights.rpartition("/")[2]
     folder = Path(weights).expanduser()
@@ -75,14 +75,14 @@ def name_of(weights: str, path: Path) -> str:
 
 
 def parts(path: Path) -> list[Path]:
-    """The files of some weights: the one, or those that an index lists; CheckpointError."""
+    """The files of some weights: one, or those listed by an index; CheckpointError if missing."""
     if not is_index(path):
         return [path]
     try:
         names = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
         files = [path.with_name(name) for name in names]
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise CheckpointError(f"{path} is no list of the parts of weights: get it again") from None
+        raise CheckpointError(f"{path} is not an index of weights: get it again") from None
     missing = [file.name for file in files if not file.is_file()]
     if missing or not files:
         raise CheckpointError(
@@ -93,19 +93,19 @@ def parts(path: Path) -> list[Path]:
 
 
 def is_index(path: Path) -> bool:
-    """Whether a file lists the parts of weights."""
+    """Whether a file is an index of sharded weights."""
     return path.suffix == ".json" and INDEX in path.name
 
 
 def weights_sha256(path: Path) -> str:
-    """The SHA-256 of a file of weights; where an index lists several, of their hashes."""
+    """The SHA-256 of a weights file; for an index, of the concatenated hashes of its files."""
     if not is_index(path):
         return sha256(path)
     return hashlib.sha256("".join(map(sha256, parts(path))).encode()).hexdigest()
 
 
 def member_of(names: Collection[str], ema: bool) -> str | None:
-    """The one of an archive's names that is the preferred file of weights."""
+    """The preferred weights file among an archive's names; None if there is none."""
     for member in members(ema):
         for name in names:
             if INDEX not in member and f"/{name}".endswith(f"/{member}"):
@@ -114,7 +114,7 @@ def member_of(names: Collection[str], ema: bool) -> str | None:
 
 
 def _others(path: Path) -> str:
-    """What else a folder holds that may be weights."""
+    """Other files in a folder that may be weights, for messages."""
     kinds = {".safetensors", ".bin", ".ckpt", ".pt", ".pth"}
     files = sorted(file.name for file in path.iterdir() if file.suffix in kinds)
     return f": name one of its files ({', '.join(files[:4])})" if files else ""
@@ -128,22 +128,22 @@ def _from_hub(repository: str, ema: bool) -> Path:
         from huggingface_hub import errors, hf_hub_download
     except ImportError:
         raise CheckpointError(f'{HUB} needs pip install "pndm[hub]"') from None
-    kept_only, first = False, None
+    cached_only, first = False, None
     for member in members(ema):
         if member.startswith("unet_ema/") or any(v in member for v in (".ema.", "32.", "bf16.")):
-            continue  # of trainings, not of publishers: each costs a request
+            continue  # from training scripts, not publishers: each costs a request
         try:
-            path = Path(hf_hub_download(repository, member, local_files_only=kept_only))
+            path = Path(hf_hub_download(repository, member, local_files_only=cached_only))
             for name in _listed(path):
                 hf_hub_download(repository, member.replace(path.name, name))
             return path
         except errors.LocalEntryNotFoundError:  # no network: another may be in the cache
-            kept_only, first = True, first or member
+            cached_only, first = True, first or member
         except errors.EntryNotFoundError:
             continue
         except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
             reason = str(error).splitlines()[0] if str(error) else one_line(error)
-            raise CheckpointError(f"{HUB}{repository} cannot be had: {reason}") from None
+            raise CheckpointError(f"{HUB}{repository} is not available: {reason}") from None
     if first is not None:
         raise CheckpointError(
             f"cannot reach the hub for {repository}, and it is not in its cache: "
@@ -153,7 +153,7 @@ def _from_hub(repository: str, ema: bool) -> Path:
 
 
 def _listed(path: Path) -> list[str]:
-    """The parts that an index lists, here or not."""
+    """The parts that an index lists, whether they exist or not."""
     if not is_index(path):
         return []
     return sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))

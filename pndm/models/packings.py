@@ -1,8 +1,8 @@
-"""Where in a file's content the network lies, and which of several is the moving average.
+"""Packings: where the network is in a file's content, and which one is the moving average.
 
-Training codes nest the weights under keys of their own and wrappers put words in front of every
-name. The network is recognised by a name that every state_dict of it has; a moving average by
-what the words on the way to it say.
+Training codes nest the weights under various keys, and wrappers add prefixes to every name. The
+network is recognised by a key that every state_dict of it has; a moving average by the words in
+the keys that lead to it.
 """
 
 import re
@@ -19,22 +19,22 @@ from pndm.models.registry import CheckpointError, Format
 State = dict[str, Tensor]
 
 AVERAGE = re.compile(r"(?<![a-z])(?<!non[_-])(ema|swa|averaged?|shadow)(?![a-z])")
-"""What the name of a moving average contains as a word, in small letters."""
+"""A word in the name of a moving average, in lower case."""
 
 TRAINING = re.compile(r"optim|(?<![a-z])opt(?![a-z])|epoch|step|iter|sched|scaler|callback|loops")
-"""What the keys beside the last weights of a training are called."""
+"""Keys that appear next to the last weights in a training checkpoint."""
 
 INTERIOR = re.compile(
     r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\."
 )
-"""What torch.compile, FSDP and others put anywhere into a name."""
+"""Infixes that torch.compile, FSDP and others add to names."""
 
 COUNTERS = ("n_averaged", "initted", "num_updates", "optimization_step")
-"""How often an average was updated, by torch.optim.swa_utils, lucidrains, score-SDE, diffusers."""
+"""Update counters of averages: torch.optim.swa_utils, lucidrains, score-SDE, diffusers."""
 
 
 @dataclass(frozen=True)
-class Found:
+class Candidate:
     """A network in a file: the keys that lead to it, its weights by name or in their order."""
 
     place: str
@@ -50,10 +50,10 @@ class Found:
 
 
 def unpack(content: Any, ema: bool, name: str) -> tuple[dict, Format | None, bool | None]:
-    """The state_dict in what a file holds, what the packing says of its format, and of averages.
+    """Return the state_dict in a file's content, its format if known, and whether an average.
 
-    Of last weights and their moving average `ema` chooses. CheckpointError, in one line, where
-    the one that is wanted is not there, or several may be meant.
+    `ema` chooses between last weights and their moving average. CheckpointError, in one line, if
+    the requested one is missing or ambiguous.
     """
     packing: Format | None = None
     if isinstance(content, list) and content and isinstance(content[0], dict):
@@ -64,22 +64,22 @@ def unpack(content: Any, ema: bool, name: str) -> tuple[dict, Format | None, boo
         content = dict(zip(keys, content, strict=True))
     if not isinstance(content, dict):
         raise CheckpointError(f"{name} holds a {type(content).__name__}, not a state_dict")
-    found = list(networks(_under_plain_keys(content)))
-    if not found:
+    candidates = list(networks(_under_plain_keys(content)))
+    if not candidates:
         return _only_state(content), packing, None
-    for one in found:
+    for one in candidates:
         if not one.place and isinstance(one.state, dict):
             return one.state, packing, None
-    averages, last = _sort(found, name)
+    averages, last = _sort(candidates, name)
     is_training = packing is not None or any(TRAINING.search(_words(key)) for key in content)
     if not ema:
-        one = _one(last, name, "an average alone: ask for that, without ema=False")
+        one = _one(last, name, "only an average: load that, without ema=False")
         return one.by_name, packing, False if averages or is_training else None
     if averages:
         one = _one(averages, name, "")
         if not one.is_updated:
             raise CheckpointError(
-                f"{name}: the average in {one.place} was never updated, so it holds the first "
+                f"{name}: the average in {one.place} was never updated, so it holds the initial "
                 "weights of the training: train longer"
             )
         return one.by_name, packing, True
@@ -88,21 +88,21 @@ def unpack(content: Any, ema: bool, name: str) -> tuple[dict, Format | None, boo
     if unread:
         raise CheckpointError(
             f"{name} holds {', '.join(unread)}, but no average of all weights was found there: "
-            "save its tensors alone, by the names of the network, and load that file"
+            "save only its tensors, with the network's keys, and load that file"
         )
     if is_training:
         raise CheckpointError(
             f"{name} holds no moving average, only last weights (its keys are "
-            f"{_listed(content)}): load those with ema=False, or make a file of them by "
+            f"{_listed(content)}): load those with ema=False, or convert them with "
             "python -m pndm.models convert FILE --last"
         )
     return one.by_name, packing, None
 
 
 def _under_plain_keys(content: dict) -> dict:
-    """The content, its average under `ema` where a code keeps it as the weights to use.
+    """The content, with an average that a code saves as the main weights moved to `ema`.
 
-    Lightning's WeightAveraging and mmengine's EMAHook do, and move the last weights elsewhere.
+    Lightning's WeightAveraging and mmengine's EMAHook do so, and move the last weights elsewhere.
     """
     for mark, last in (("current_model_state",) * 2, ("message_hub", "ema_state_dict")):
         if {mark, last, "state_dict"} <= content.keys():
@@ -111,8 +111,8 @@ def _under_plain_keys(content: dict) -> dict:
     return content
 
 
-def networks(content: Any, place: str = "") -> Iterator[Found]:
-    """The networks in nested dictionaries and lists, averages as lists of tensors among them."""
+def networks(content: Any, place: str = "") -> Iterator[Candidate]:
+    """Yield the networks in nested dictionaries and lists, and averages as lists of tensors."""
     if not isinstance(content, Mapping):
         return
     flat = {
@@ -122,17 +122,17 @@ def networks(content: Any, place: str = "") -> Iterator[Found]:
     }
     yield from _states(content, flat, place)
     for key, value in content.items():
-        there = f"{place}.{key}".lstrip(".")
+        path = f"{place}.{key}".lstrip(".")
         if isinstance(value, list | tuple):
             tensors = [item for item in value if isinstance(item, Tensor)]
             if tensors and len(tensors) == len(value) and AVERAGE.search(_words(key)):
-                yield Found(there, tensors, True, _is_updated(content))
+                yield Candidate(path, tensors, True, _is_updated(content))
             value = dict(enumerate(value))
-        yield from networks(value, there)
+        yield from networks(value, path)
 
 
-def _states(content: Mapping[Any, Any], flat: State, place: str) -> Iterator[Found]:
-    """The networks whose tensors lie side by side in one dictionary, each under its prefix."""
+def _states(content: Mapping[Any, Any], flat: State, place: str) -> Iterator[Candidate]:
+    """The networks whose tensors are in one dictionary, each under its own prefix."""
     signs = tuple(key_maps.SIGNATURE_KEYS.values())
     prefixes = [
         key.removesuffix(sign)
@@ -144,8 +144,8 @@ def _states(content: Mapping[Any, Any], flat: State, place: str) -> Iterator[Fou
     counted = "n_averaged" in content
     outer = counted or bool(AVERAGE.search(_words(place)))
     for prefix in prefixes:
-        there = ".".join(filter(None, (place, prefix.rstrip("."))))
-        if not prefix:  # with all that stands beside it, so that this is named
+        path = ".".join(filter(None, (place, prefix.rstrip("."))))
+        if not prefix:  # with all other keys, so that errors name them
             state: Any = {
                 INTERIOR.sub("", key) if isinstance(key, str) else key: value
                 for key, value in content.items()
@@ -153,13 +153,13 @@ def _states(content: Mapping[Any, Any], flat: State, place: str) -> Iterator[Fou
         else:
             state = {k.removeprefix(prefix): v for k, v in flat.items() if k.startswith(prefix)}
         is_average = prefix in averages if averages else outer
-        yield Found(there or "n_averaged" * counted, state, is_average, _is_updated(content))
+        yield Candidate(path or "n_averaged" * counted, state, is_average, _is_updated(content))
         if prefix:
             yield from _without_dots(flat, prefix, state, place)
 
 
-def _without_dots(flat: State, prefix: str, state: State, place: str) -> Iterator[Found]:
-    """latent-diffusion's averages of a network: its names without dots, under another prefix."""
+def _without_dots(flat: State, prefix: str, state: State, place: str) -> Iterator[Candidate]:
+    """latent-diffusion's averages of a network: its keys without dots, under another prefix."""
     words = prefix.split(".")[:-1]
     groups = {key.split(".")[0] for key in flat}
     for group in sorted(g for g in groups if AVERAGE.search(_words(g)) and g not in words):
@@ -167,22 +167,22 @@ def _without_dots(flat: State, prefix: str, state: State, place: str) -> Iterato
             head = f"{group}.{''.join(words[i:])}"
             names = {name: head + name.replace(".", "") for name in state}
             if all(other in flat for other in names.values()):
-                there = ".".join(filter(None, (place, group)))
+                path = ".".join(filter(None, (place, group)))
                 updates = {c: flat.get(f"{group}.{c}", torch.tensor(1)) for c in COUNTERS}
                 average = {name: flat[other] for name, other in names.items()}
-                yield Found(there, average, True, _is_updated(updates))
+                yield Candidate(path, average, True, _is_updated(updates))
 
 
 def _is_updated(content: Mapping[Any, Any]) -> bool:
-    """Whether the counter of an average, where there is one, is not at its beginning."""
+    """Whether the update counter of an average, if there is one, is not zero."""
     counts = [content[key] for key in COUNTERS if key in content]
     return all(bool(count) for count in counts if isinstance(count, int | Tensor))
 
 
-def _sort(found: list[Found], name: str) -> tuple[list[Found], list[Found]]:
-    """The averages and the last weights; the former under the latter's names where in a list."""
-    last = [one for one in found if not one.is_average]
-    averages = [one for one in found if one.is_average]
+def _sort(candidates: list[Candidate], name: str) -> tuple[list[Candidate], list[Candidate]]:
+    """Split averages and last weights; an average in a list takes the keys of the last weights."""
+    last = [one for one in candidates if not one.is_average]
+    averages = [one for one in candidates if one.is_average]
     outside = [one for one in last if not AVERAGE.search(_words(one.place))]
     last = outside or last
     named = []
@@ -195,25 +195,25 @@ def _sort(found: list[Found], name: str) -> tuple[list[Found], list[Found]]:
                     f"{name} holds {len(one.state)} averages for {len(keys)} parameters: damaged?"
                 )
             state = dict(zip(keys, one.state, strict=True))
-            one = Found(one.place, state, True, one.is_updated)
+            one = Candidate(one.place, state, True, one.is_updated)
         named.append(one)
     return named, last
 
 
-def _one(found: list[Found], name: str, otherwise: str) -> Found:
-    """The only one; CheckpointError that names them where there are several, or what is there."""
-    if len(found) == 1:
-        return found[0]
-    if not found:
+def _one(candidates: list[Candidate], name: str, otherwise: str) -> Candidate:
+    """Return the only candidate; CheckpointError if there are several, or none (`otherwise`)."""
+    if len(candidates) == 1:
+        return candidates[0]
+    if not candidates:
         raise CheckpointError(f"{name} holds {otherwise}")
     raise CheckpointError(
-        f"{name} holds several networks ({', '.join(one.place for one in found)}): save the "
-        "state_dict of the one that you mean alone, and load that file"
+        f"{name} holds several networks ({', '.join(one.place for one in candidates)}): save the "
+        "state_dict of the one you need alone, and load that file"
     )
 
 
 def _only_state(content: dict) -> dict:
-    """The one dictionary of tensors in a file without a known network, else all of it."""
+    """The only dictionary of tensors in a file without a known network, else all content."""
     inner = [
         value
         for value in content.values()
@@ -223,7 +223,7 @@ def _only_state(content: dict) -> dict:
 
 
 def _words(name: object) -> str:
-    """A name with its words apart: EMACallback is ema_callback."""
+    """A name in snake case: EMACallback is ema_callback."""
     text = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", str(name))
     return re.sub(r"([A-Z])([A-Z][a-z])", r"\1_\2", text).lower()
 

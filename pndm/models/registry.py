@@ -1,6 +1,6 @@
-"""The weights that are known by name: where they come from, and what they were trained for.
+"""The registry of weights: their sources, and the setting of their training.
 
-Nothing here imports torch, so that a configuration can be checked at once. The files are those
+Does not import torch, so that configurations are validated without delay. The files are those
 of Ho et al. 2020 (converted to torch by pesser/pytorch_diffusion), of Song et al. 2021
 (ermongroup/ddim, yang-song/score_sde_pytorch), of Nichol & Dhariwal 2021
 (openai/improved-diffusion), and of the paper's authors (luping-liu/PNDM).
@@ -17,16 +17,16 @@ from pndm.models.architectures import ARCHITECTURES, Architecture
 __all__ = ["ARCHITECTURES", "WEIGHTS", "Architecture", "CheckpointError", "Weights", "find"]
 
 Format = Literal["ddpm", "ermongroup", "diffusers", "iddpm", "score_sde", "pndm"]
-"""Whose file it is: how tensors are packed in it, and by which names."""
+"""The code that wrote a file, which determines its packing and keys."""
 
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 HUB = "hf://"
-"""What an address on the Hugging Face hub begins with."""
+"""The prefix of addresses on the Hugging Face hub."""
 
 
 class CheckpointError(InputError):
-    """Weights that cannot be used; one line that says what is wrong and what to do."""
+    """Weights that cannot be used; the message says what is wrong and what to do."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Weights:
     """One file of weights.
 
     It comes from `url` (a file, or a folder of Google Drive that holds it; empty: it ships with
-    this package) and is kept as `file`, publisher first, in the folder of fetched files. `ema`
+    this package) and is stored as `file`, publisher first, in the weights cache. `ema`
     says whether it holds the moving average of the training, as published results do; None
     where the publisher does not say. `schedule` with `timesteps` is what the network was
-    trained on, and `variance` what its authors' ancestral sampler adds. `md5` where one is
-    published; `megabytes` as a person would be told.
+    trained on, and `variance` that of its authors' ancestral sampler. `md5` is None if none is
+    published; `megabytes` is for display.
     """
 
     name: str
@@ -56,23 +56,23 @@ class Weights:
 
     @property
     def path(self) -> Path:
-        """Where the file is, or is to be put."""
+        """The path of the file, whether it exists or not."""
         if not self.url:
             return Path(__file__).parent / "weights" / f"{self.name}.safetensors"
         return cache_dir() / "weights" / self.file
 
     @property
     def present(self) -> bool:
-        """Whether the file is there; whether it is right, `pndm.models.files.verify` says."""
+        """Whether the file exists; `pndm.models.files.verify` checks its content."""
         return self.path.is_file()
 
     def require(self) -> Path:
-        """The path of the file; CheckpointError with what to fetch and where to put it."""
+        """Return the path of the file; CheckpointError with what to fetch if it is missing."""
         if self.present:
             return self.path
         if not self.url:
             raise CheckpointError(
-                f"{self.path} is missing from this installation: make it with python -m "
+                f"{self.path} is missing from this installation: train it with python -m "
                 f"pndm.train dataset={self.dataset} schedule={self.schedule}, or install again"
             )
         raise CheckpointError(
@@ -82,7 +82,7 @@ class Weights:
 
     @property
     def page(self) -> str:
-        """What a person opens to get the file."""
+        """The address for a manual download."""
         folder = "/folders/" in self.url
         return f"{Path(self.file).name} from {self.url}" if folder else self.url
 
@@ -134,8 +134,8 @@ _ALL = (
     Weights("iddpm_cifar10", *_IDDPM, "iddpm",
             f"{_OPENAI}cifar10_uncond_50M_500K.pt", "openai/cifar10_uncond_50M_500K.pt",
             ema=None, schedule="cosine", timesteps=4000, variance="learned"),
-    # The same file as the authors' code runs it: on the cosine schedule of 1000 times, whose
-    # time j it tells the network as it is. That noise was trained with j + 3/4.
+    # The same file as used by the authors' code: on the cosine schedule of 1000 times, with time
+    # j passed to the network unscaled. Training used j + 3/4 for that noise level.
     Weights("iddpm_cifar10_released", *_RELEASED, "iddpm",
             f"{_OPENAI}cifar10_uncond_50M_500K.pt", "openai/cifar10_uncond_50M_500K.pt",
             ema=None, schedule="cosine", variance="learned"),
@@ -177,11 +177,11 @@ _ALL = (
 # fmt: on
 
 WEIGHTS = {weights.name: weights for weights in _ALL}
-"""Every file of weights by name."""
+"""All registered weights by name."""
 
 
 def find(name: str) -> Weights:
-    """The weights of that name, whether their file is there or not; CheckpointError if unknown."""
+    """Return the weights of that name, downloaded or not; CheckpointError if unknown."""
     if name in WEIGHTS:
         return WEIGHTS[name]
     hint = did_you_mean(name, WEIGHTS)

@@ -2,7 +2,7 @@
 
 Module names are those of the public DDPM checkpoints (`down.0.block.1.conv2`, `mid.attn_1`, …),
 so their `state_dict` files load as they are; the other families are configurations of the same
-network, whose keys `pndm.models.names` renames.
+network, whose keys `pndm.models.key_maps` renames.
 """
 
 import math
@@ -44,12 +44,12 @@ def residual(x: Tensor, h: Tensor, arch: Architecture) -> Tensor:
 
 
 def silu(h: Tensor) -> Tensor:
-    """SiLU in place of h, an output that nothing else needs: a fifth less memory to pass."""
+    """SiLU in place, for an h that is not used elsewhere: a fifth less memory traffic."""
     return F.silu(h, inplace=True)
 
 
 def unchanged(x: Tensor) -> Tensor:
-    """The resampling of a block that does none."""
+    """No resampling."""
     return x
 
 
@@ -80,7 +80,7 @@ class TimeEmbedding(nn.Module):
 class ResidualBlock(nn.Module):
     """norm, SiLU, conv; the projected time; norm, SiLU, dropout, conv; plus the input.
 
-    A block that resamples does so before its first convolution and on its shortcut.
+    A resampling block resamples before its first convolution and on its shortcut.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """The blocks of one resolution; attention follows as many of the last ones as there are."""
+    """The blocks of one resolution, the last `attentions` of them followed by attention."""
 
     def __init__(self, widths: list[tuple[int, int]], attentions: int, arch: Architecture) -> None:
         super().__init__()
@@ -186,10 +186,10 @@ class Middle(nn.Module):
 
 
 class UNet(nn.Module):
-    """The noise e(x, t) that was mixed into x: ([B, C, H, W], [B] real times) -> [B, C, H, W].
+    """Predict the noise e(x, t) in x: ([B, C, H, W], [B] real times) -> [B, C, H, W].
 
-    `t` is the time of the schedule that the network was trained on, not necessarily whole. One
-    time expanded to all images (stride 0, as sampling makes it) is embedded once.
+    `t` is the time in the schedule of the training, not necessarily an integer. One time expanded
+    to all images (stride 0, as in sampling) is embedded once.
     Source: Ho et al. 2020, appendix B.
     """
 
@@ -263,7 +263,7 @@ class UNet(nn.Module):
 def resampler(
     width: int, arch: Architecture, layer: type[nn.Module], resample: Resampling
 ) -> nn.Module:
-    """What changes the resolution between levels: a convolution, or a residual block."""
+    """Return the layer that resamples between levels: a convolution or a residual block."""
     if arch.resample == "conv":
         return layer(width, arch)
     return ResidualBlock(width, width, arch, resample)

@@ -1,4 +1,4 @@
-"""How a batch of images is made: a network, a solver and the noise of some seeds."""
+"""Sampling a batch of images: a network, a solver and the noise of given seeds."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ Progress = Callable[[int], object]
 
 
 class FiniteCheck:
-    """A denoiser that keeps, on the device, the sum of each output, which shows NaN and infinity.
+    """A denoiser that stores the sum of each output on the device, to detect NaN and infinity.
 
-    `progress` hears of every evaluation.
+    `progress` is called after every evaluation.
     """
 
     def __init__(self, network: Denoiser, progress: Progress) -> None:
@@ -40,7 +40,7 @@ class FiniteCheck:
         return e
 
     def require_finite(self) -> None:
-        """NonFiniteError that names the first evaluation that was not finite."""
+        """Raise NonFiniteError with the first evaluation that was not finite."""
         finite = torch.stack(self.sums).isfinite().tolist()
         for i, is_finite in enumerate(finite):
             if not is_finite:
@@ -52,9 +52,9 @@ class FiniteCheck:
 
 @dataclass(frozen=True)
 class BatchSize:
-    """How many images are made at once: `largest`, halved as often as memory ran out.
+    """The number of images sampled at once: `largest`, halved after each out-of-memory error.
 
-    A note in `folder` tells later runs of the same images, and their other workers.
+    A file in `folder` shares the reduced size with later runs and with other workers.
     """
 
     largest: int
@@ -62,18 +62,18 @@ class BatchSize:
 
     @property
     def now(self) -> int:
-        """The images of the next batch."""
+        """The size of the next batch."""
         text = self.note.read_text(errors="replace").strip() if self.note.exists() else ""
         limit = int(text) if text.isdecimal() else 0
         return min(limit or self.largest, self.largest)
 
     @property
     def note(self) -> Path:
-        """The file that holds a smaller size."""
+        """The file that stores a reduced size."""
         return self.folder / "batch_size"
 
     def reduce(self, size: int, network: Runner) -> None:
-        """Note that batches of `size` do not fit; MemoryLimit where there is no smaller one."""
+        """Halve the batch size after `size` ran out of memory; MemoryLimit if `size` is 1."""
         if size == 1:
             raise MemoryLimit(
                 f"one image of {network.name} does not fit into the memory of {network.device}: "
@@ -87,7 +87,7 @@ class BatchSize:
 def sample_batch(
     cfg: Run, network: Runner, seeds: Sequence[int], progress: Progress
 ) -> tuple[Tensor, Tensor]:
-    """The images uint8 [B, C, H, W] of some seeds, and the evaluations [B] that each took."""
+    """Return images uint8 [B, C, H, W] of the given seeds, and the evaluations [B] of each."""
     shape = network.arch.image
     denoiser = FiniteCheck(network, progress)
     solution = solve(
@@ -107,7 +107,7 @@ def sample_batch(
 def sample_batches(
     cfg: Run, network: Runner, seeds: Sequence[int], size: BatchSize, progress: Progress
 ) -> tuple[Tensor, Tensor]:
-    """The images and evaluations of all seeds, in batches that the memory has room for."""
+    """Return the images and evaluations of all seeds, sampled in batches that fit in memory."""
     parts: list[tuple[Tensor, Tensor]] = []
     done = 0
     while done < len(seeds):

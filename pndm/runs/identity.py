@@ -1,8 +1,8 @@
-"""What names a run: two pure functions.
+"""The identity of a run: two pure functions.
 
-`image_key` is a hash of what determines an image, `run_name` adds what determines the record:
-how many images there are, and what their FID is measured with. The code is part of both; it is
-compared as a syntax tree, so comments, docstrings and layout do not matter.
+`image_key` is a hash of everything that determines an image, `run_name` adds what determines the
+record: the number of images, and the extractor and reference of the FID. The code is part of both;
+it is compared as a syntax tree, so comments, docstrings and layout do not matter.
 """
 
 import ast
@@ -22,10 +22,10 @@ NOT_HASHED = (
     *("batch_size", "compile", "device", "processes", "progress"),
     *("outputs", "overwrite", "save_images", "wandb"),
 )
-"""Settings that say how a run is made, not what comes out of it."""
+"""Settings of how a run is executed, which do not change its result."""
 
 OF_RECORD = ("samples", "fid", "kid", "prc")
-"""Settings that belong to the record alone: runs that differ in these share their images."""
+"""Settings of the record alone: runs that differ only in these share their images."""
 
 IMAGE_CODE = (
     *pndm.METHOD,
@@ -38,7 +38,7 @@ MEASURE_CODE = ("data", "evaluation", "runs/measure")
 
 
 def image_key(cfg: Run, weights: str) -> str:
-    """A hash of what determines an image: settings, the weights' hash, code; not their number."""
+    """Hash what determines an image: settings, weights, code; not the number of images."""
     settings = {
         key: value
         for key, value in dataclasses.asdict(cfg).items()
@@ -49,26 +49,26 @@ def image_key(cfg: Run, weights: str) -> str:
 
 
 def _own_code(cfg: Run) -> Any:
-    """The code of a solver of the user's own."""
+    """The syntax of a user-defined solver; None for the package's own solvers."""
     source = solver_code(cfg.solver)
     return None if source is None else syntax(source)
 
 
 def run_name(cfg: Run, weights: str, evaluation: list[str | None] | None) -> str:
-    """plms-50-0123456789ab: solver, steps, and a hash of what determines the record.
+    """Return plms-50-0123456789ab: solver, steps, and a hash of what determines the record.
 
-    `evaluation` is what FID is measured with (`pndm.evaluation.reference.evaluation_hash`), None
-    where it is not asked for.
+    `evaluation` hashes the extractor and reference (`pndm.evaluation.reference.evaluation_hash`),
+    None with fid=off.
     """
     record = [getattr(cfg, key) for key in OF_RECORD]
-    measured = (code_hash(MEASURE_CODE), cfg.dataset.extractor, evaluation)
-    digest = _digest(image_key(cfg, weights), record, measured)
+    measurement = (code_hash(MEASURE_CODE), cfg.dataset.extractor, evaluation)
+    digest = _digest(image_key(cfg, weights), record, measurement)
     return f"{cfg.solver['name']}-{cfg.steps}-{digest[:12]}"
 
 
 @cache
 def code_hash(modules: tuple[str, ...] = IMAGE_CODE + MEASURE_CODE) -> str:
-    """A hash of the code of modules and packages below `pndm`, as `syntax` sees it."""
+    """Hash the `syntax` of modules and packages below `pndm`."""
     folder, content = Path(__file__).parents[1], []
     for module in modules:
         paths = [(folder / module).with_suffix(".py"), *sorted((folder / module).rglob("*.py"))]
@@ -81,7 +81,7 @@ def code_hash(modules: tuple[str, ...] = IMAGE_CODE + MEASURE_CODE) -> str:
 
 
 def syntax(source: str) -> list[Any]:
-    """The syntax tree of Python code as nested lists, without docstrings, comments and layout."""
+    """Return the syntax tree of Python code as nested lists, without docstrings and layout."""
     return _plain(ast.parse(source))
 
 
@@ -94,14 +94,14 @@ def _plain(node: Any) -> Any:
 
 
 def _fields(node: ast.AST) -> Iterator[Any]:
-    """The fields that say something: newer Pythons add empty ones."""
+    """The non-empty fields: newer Python versions add empty ones."""
     for name, value in ast.iter_fields(node):
         if value is not None and value != []:
             yield name, _plain(value)
 
 
 def _is_docstring(node: Any) -> bool:
-    """Whether it is a string that stands by itself, after a definition or an attribute."""
+    """Whether a node is a string expression statement, as docstrings are."""
     return (
         isinstance(node, ast.Expr)
         and isinstance(node.value, ast.Constant)

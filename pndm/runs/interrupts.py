@@ -1,32 +1,32 @@
-"""Ctrl-C and SIGTERM end a run, also where Python loses the exception that they raise.
+"""Ctrl-C and SIGTERM end a run, even if Python loses the exception that they raise.
 
-A signal's exception appears wherever the program happens to be. In a finalizer (`__del__`) Python
-drops it; in a library's clean-up another exception may take its place. So a signal is remembered,
-and asked for where work goes on and where it has failed.
+A signal's exception is raised wherever the program happens to be. In a finalizer (`__del__`)
+Python drops it; in a library's clean-up another exception may replace it. So signals are recorded
+here, and checked when work continues and when it has failed.
 """
 
 import signal
 import sys
 
 received: list[int] = []
-"""The signals that have come since `listen`."""
+"""The signals received since `listen`."""
 
 
 def listen() -> None:
-    """Let SIGINT and SIGTERM raise KeyboardInterrupt, and be remembered."""
+    """Raise KeyboardInterrupt on SIGINT and SIGTERM, and record them."""
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
     sys.unraisablehook = _unraisable
 
 
 def check() -> None:
-    """KeyboardInterrupt where a signal has come."""
+    """Raise KeyboardInterrupt if a signal was received."""
     if received:
         raise KeyboardInterrupt
 
 
 def as_interrupt(error: BaseException) -> BaseException:
-    """KeyboardInterrupt where a signal has come, whatever it became on its way; else `error`."""
+    """Return KeyboardInterrupt if a signal was received, else `error`."""
     return KeyboardInterrupt() if received else error
 
 

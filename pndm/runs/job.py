@@ -1,4 +1,4 @@
-"""A run as its processes see it: its configuration, its network, and where its parts lie."""
+"""A run as its processes see it: its configuration, network, and paths."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -23,18 +23,18 @@ from pndm.runs.shards import Shards, Store
 
 @dataclass(frozen=True)
 class Job:
-    """A run: which shards it has, where they and its record lie, and what makes its images."""
+    """A run: its shards, the paths of shards and record, and the network that samples."""
 
     cfg: Run
 
     @property
     def shards(self) -> Shards:
-        """Which parts there are."""
+        """The shards of the run."""
         return Shards(self.cfg.samples, self.cfg.seed)
 
     @cached_property
     def weights(self) -> Path:
-        """The file of the weights; CheckpointError that says what to fetch if it is missing."""
+        """The weights file; CheckpointError with what to fetch if it is missing."""
         if self.cfg.model.checkpoint is not None:
             return locations.locate(self.cfg.model.checkpoint)
         return registry.find(self.cfg.model.name).require()
@@ -61,15 +61,15 @@ class Job:
 
     @property
     def images(self) -> Store:
-        """Shards of `images` uint8 [n, C, H, W], `nfe` [n], and the `seconds` they took."""
+        """The shards of `images` uint8 [n, C, H, W], `nfe` [n], and their `seconds`."""
         return Store(self.shard_folder / "images")
 
     def features(self, extractor: Extractor) -> Store:
-        """Shards of `features` [n, D] of one extractor, and the `seconds` they took."""
+        """The shards of `features` [n, D] of one extractor, and their `seconds`."""
         return Store(self.shard_folder / f"{extractor.name}-{extractor.sha256[:12]}")
 
     def image_shard(self, shard: int) -> dict[str, np.ndarray]:
-        """A finished shard's arrays, no more images than the run has."""
+        """Return the arrays of a finished shard, limited to the run's number of images."""
         arrays = self.images.load(shard)
         if arrays is None:
             raise MissingFile(f"{self.images.path(shard)} is missing or damaged: run again")
@@ -77,7 +77,7 @@ class Job:
         return {**arrays, "images": arrays["images"][:count], "nfe": arrays["nfe"][:count]}
 
     def delete_shards(self) -> None:
-        """Remove this run's shards and its batch size; shards beyond its own stay."""
+        """Delete this run's shards and its stored batch size; shards of larger runs remain."""
         for shard in range(len(self.shards)):
             for path in self.shard_folder.glob(f"*/{self.images.path(shard).name}"):
                 path.unlink(missing_ok=True)
@@ -85,7 +85,7 @@ class Job:
 
     @property
     def batch_size(self) -> BatchSize:
-        """How many images are made at once."""
+        """The number of images sampled at once."""
         return BatchSize(self.cfg.batch_size, self.shard_folder)
 
     @cached_property
@@ -94,7 +94,7 @@ class Job:
 
     @property
     def _source(self) -> tuple[str, str | None, str, Hashable]:
-        """What the weights are loaded by, and the state of their file."""
+        """The arguments for loading the weights, and the state of their files."""
         model = self.cfg.model
         name = model.checkpoint or model.name
         state = tuple(map(file_state, locations.parts(self.weights)))

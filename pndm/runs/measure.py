@@ -1,4 +1,4 @@
-"""What is measured of a run's images: FID, and KID, precision and recall where asked for."""
+"""Metrics of a run's images: FID, and optionally KID, precision and recall."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from pndm.evaluation.statistics import BLOCKS, Statistics
 from pndm.runs.job import Job
 
 MIN_SAMPLES = {"fid": 2, "kid": 2, "prc": 4}
-"""Images that each metric needs."""
+"""The minimum number of images of each metric."""
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluator:
-    """What a run's images are measured with: a feature extractor and a reference."""
+    """A feature extractor and the reference statistics to compare with."""
 
     extractor: Extractor
     reference: Reference
@@ -28,13 +28,13 @@ class Evaluator:
 
 @dataclass(frozen=True)
 class Skipped:
-    """There is no evaluator, for this reason."""
+    """The reason why a run has no evaluator."""
 
     reason: str
 
 
 def load_evaluator(cfg: Run, device: torch.device) -> Evaluator | Skipped:
-    """The evaluator of a run, or the reason why there is none."""
+    """Return the evaluator of a run, or the reason why there is none."""
     if cfg.fid == "off":
         return Skipped("fid=off")
     data = cfg.dataset
@@ -46,7 +46,7 @@ def load_evaluator(cfg: Run, device: torch.device) -> Evaluator | Skipped:
 
 
 def measure(job: Job, evaluator: Evaluator | Skipped) -> dict[str, Any]:
-    """The entries `fid`, `kid` and `prc` of a record, or why they were not computed."""
+    """Compute the entries `fid`, `kid` and `prc` of a record, or the reasons for skipping them."""
     cfg = job.cfg
     if isinstance(evaluator, Skipped):
         return {"fid": skipped_fid(cfg, evaluator.reason)}
@@ -58,7 +58,7 @@ def measure(job: Job, evaluator: Evaluator | Skipped) -> dict[str, Any]:
 
 
 def extra_metrics(job: Job, extractor: Extractor) -> dict[str, Any]:
-    """KID, precision and recall where they are asked for; or why there are none."""
+    """Compute KID, precision and recall if enabled, or the reasons for skipping them."""
     cfg = job.cfg
     functions: dict[str, Callable[..., dict[str, Any]]]
     functions = {"kid": metrics.kid, "prc": metrics.precision_recall}
@@ -82,19 +82,19 @@ def extra_metrics(job: Job, extractor: Extractor) -> dict[str, Any]:
 
 
 def skip(name: str, reason: str) -> dict[str, str]:
-    """Say that a metric is not computed; what the record says of it."""
+    """Print why a metric is skipped; return its entry of the record."""
     print(f"{name} is skipped: {reason}")
     return {"reason": reason}
 
 
 def skipped_fid(cfg: Run, reason: str) -> dict[str, Any]:
-    """The record of an FID that was not computed, and why."""
+    """The record's entry for a skipped FID, with the reason."""
     empty = {"value": None, "extractor": cfg.dataset.extractor, "se": None, "reference": None}
     return {**empty, "reason": reason}
 
 
 def blocks(job: Job, extractor: Extractor) -> list[Statistics]:
-    """Feature sums of even blocks of the run, streamed from its shards."""
+    """Feature statistics of equal blocks of the run, streamed from its shards."""
     samples = job.cfg.samples
     count = min(BLOCKS, samples // 2)
     edges = [samples * i // count for i in range(count + 1)]
@@ -102,7 +102,7 @@ def blocks(job: Job, extractor: Extractor) -> list[Statistics]:
 
 
 def shard_features(job: Job, extractor: Extractor, start: int, end: int) -> Iterator[torch.Tensor]:
-    """The features of images start … end−1, as their shards hold them."""
+    """Yield the features of images start … end−1, shard by shard."""
     for shard in range(len(job.shards)):
         first, after = job.shards.first(shard), job.shards.first(shard + 1)
         if first < end and start < after:

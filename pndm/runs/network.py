@@ -1,4 +1,4 @@
-"""How a network is evaluated: on which device, in which precision and layout, compiled or not."""
+"""Evaluation of a network: device, precision, memory layout, compilation."""
 
 import copy
 import warnings
@@ -27,16 +27,16 @@ On CUDA `max` is `max-autotune`, which captures CUDA graphs as `reduce-overhead`
 """
 
 WIDE = 64
-"""Channels from which channels_last is no slower on a CPU without AVX-512, too (measured)."""
+"""Channels from which channels_last is not slower on a CPU without AVX-512 either (measured)."""
 
 
 class Runner:
     """A network as a denoiser: (x [B, C, H, W] in the state's dtype, t [B]) -> e in that dtype.
 
     `precision` and `compile` are keys of PRECISIONS and MODES. float32 means IEEE float32, TF32
-    only in tf32: both are settings of the whole process. A compiler that is missing or fails is
-    warned of at the first evaluation, and the network then runs as it is; `mode` tells which.
-    The network is moved and cast in place.
+    only in tf32: both are settings of the whole process. If the
+    compiler is missing or fails, the first evaluation warns, and the network then runs eagerly;
+    `mode` is then None. The network is moved and cast in place.
     """
 
     def __init__(
@@ -57,20 +57,22 @@ class Runner:
 
     @property
     def name(self) -> str:
-        """What the weights are called."""
+        """The name of the weights."""
         return str(self.network.provenance.get("name", "this network"))
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        """e(x, t), in a tensor of its own."""
+        """Return e(x, t) in a new tensor."""
         inputs = x.to(self.dtype)
         if self._compiled is not None:
             try:
                 torch.compiler.cudagraph_mark_step_begin()
                 e = self._compiled(inputs, t)
-                # a CUDA graph writes its next result over this one
+                # a CUDA graph overwrites its output in the next call
                 return (e.clone() if self.mode == "max-autotune" else e).to(x.dtype)
             except RuntimeError as error:
-                from torch._dynamo.exc import TorchDynamoException  # two seconds, seldom needed
+                from torch._dynamo.exc import (
+                    TorchDynamoException,
+                )  # takes two seconds, rarely needed
 
                 if not isinstance(error, TorchDynamoException):
                     raise
@@ -80,13 +82,13 @@ class Runner:
         return self.network(inputs, t).to(x.dtype)
 
     def state_of(self, x: Tensor) -> Tensor:
-        """A start x_T of any dtype and place as this network wants its state."""
+        """Convert x_T of any dtype and device to this network's state dtype, device and layout."""
         return x.to(self.device, self.state).contiguous(memory_format=self.layout)
 
 
 @lru_cache(maxsize=4)
 def load_network(name: str, architecture: str | None, format: str, state: Hashable) -> UNet:
-    """The network of a file in this state, on the CPU; a process reads each file once."""
+    """Load the network of a file on the CPU, cached by file state."""
     return models.load(name, architecture=architecture, format=format)
 
 
@@ -100,11 +102,11 @@ def cached_runner(
     precision: str,
     compile: str,
 ) -> Runner:
-    """The network as a run evaluates it; that of the last run is kept for the next one."""
+    """Return the runner of a network; the last one is cached for the next run."""
     network = load_network(name, architecture, format, state)
     return Runner(copy.deepcopy(network), device, precision, compile)
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a GPU or the processor's memory had no room."""
+    """Whether an error is out of memory, on a GPU or on the CPU."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

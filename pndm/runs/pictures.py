@@ -1,4 +1,4 @@
-"""The images of a run as files: a picture of the first ones, and all of them where asked for."""
+"""Image files of a run: a grid of the first samples, and optionally all samples."""
 
 import zipfile
 from collections.abc import Iterator
@@ -14,14 +14,14 @@ from pndm.data import images
 from pndm.runs.job import Job
 
 GRID_IMAGES = 100
-"""Images in the picture of samples."""
+"""Images in the grid of samples."""
 
 TABLE_IMAGES = 64
 """Images in W&B's table of images by seed."""
 
 
 def write_pictures(job: Job) -> None:
-    """samples.png, and every image where `save_images` asks for them."""
+    """Write samples.png, and every image if `save_images` is set."""
     cfg, folder = job.cfg, job.folder
     tiles = torch.from_numpy(np.stack([*islice(pixels(job), GRID_IMAGES)]))
     write_atomic(folder / "samples.png", lambda path: images.save_grid(tiles, path))
@@ -35,13 +35,13 @@ def write_pictures(job: Job) -> None:
 
 
 def pixels(job: Job) -> Iterator[np.ndarray]:
-    """The images in seed order, uint8 [C, H, W], one shard in memory at a time."""
+    """Yield the images in seed order, uint8 [C, H, W], one shard in memory at a time."""
     for shard in range(len(job.shards)):
         yield from job.image_shard(shard)["images"]
 
 
 def write_npz(job: Job, path: Path) -> None:
-    """`images`, uint8 [samples, H, W, C], written image by image."""
+    """Write `images`, uint8 [samples, H, W, C], image by image."""
     stream = (image.transpose(1, 2, 0) for image in pixels(job))
     first = next(stream)
     shape = (job.cfg.samples, *first.shape)

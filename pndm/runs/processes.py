@@ -1,8 +1,8 @@
 """Several processes for one run: workers on this machine, tasks of a Slurm step on many.
 
-Each claims shards until none is left. They exchange nothing, so one that dies costs its shard and
-no more; the caller makes what is then missing. Workers (`python -m pndm.runs.worker`) are started
-by the launcher of torch.distributed, tasks by Slurm, which gives them all the same command.
+Each claims shards until none is left. They do not communicate, so a process that dies loses only
+its current shard, which the caller then samples. Workers (`python -m pndm.runs.worker`) are
+started by the launcher of torch.distributed, tasks by Slurm, with the same command for all.
 """
 
 import contextlib
@@ -24,50 +24,50 @@ from pndm.runs.job import Job
 from pndm.runs.worker import PARENT_PID
 
 RESTARTS = 3
-"""How often the launcher starts the workers again after one has died."""
+"""How often the launcher restarts the workers after one has died."""
 
 
 def task_count() -> int:
-    """How many tasks of a Slurm step run this command, on one node or several."""
+    """The number of tasks of a Slurm step that run this command, on one node or several."""
     return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
 
 
 def task_rank() -> int:
-    """This task's number among them."""
+    """The rank of this task."""
     return int(os.environ.get("SLURM_PROCID", "0"))
 
 
 def process_count(cfg: Run) -> int:
-    """The number of processes of a run; `auto` is one for each GPU."""
+    """The number of processes of a run; `auto` is one per GPU."""
     return max(1, gpu_count()) if cfg.processes == "auto" else int(cfg.processes)
 
 
 def assign_gpu(cfg: Run, launcher: str, number: int) -> Run:
-    """Pin a run to one GPU, round-robin by job number, where jobs or tasks share a machine's.
+    """Pin a run to one GPU, round-robin by job number, if jobs or tasks share a machine's GPUs.
 
-    Workers of a run of several processes take theirs by rank.
+    The workers of a multi-process run choose theirs by rank.
     """
     numbers = dict.fromkeys(("joblib", "slurm_local"), number)
-    turn = numbers.get(launcher, os.environ.get("SLURM_LOCALID"))
-    if turn is None or cfg.device != "auto" or process_count(cfg) > 1:
+    index = numbers.get(launcher, os.environ.get("SLURM_LOCALID"))
+    if index is None or cfg.device != "auto" or process_count(cfg) > 1:
         return cfg
     if resolve_device("auto") == "cpu":
         return cfg
-    return dataclasses.replace(cfg, device=f"cuda:{int(turn) % gpu_count()}")
+    return dataclasses.replace(cfg, device=f"cuda:{int(index) % gpu_count()}")
 
 
 def run_workers(job: Job, bar: tqdm) -> None:
-    """Start `processes` workers of a run and wait for their end; the run's folder keeps their log.
+    """Start the workers of a run and wait until they end; their log is in the run's folder.
 
-    No more than there are shards. The processor's cores are shared out among them, unless
-    OMP_NUM_THREADS says otherwise.
+    At most one worker per shard. CPU cores are divided among them, unless OMP_NUM_THREADS is
+    set.
     """
     settings, log = (job.folder / f"workers-{task_rank()}.{suffix}" for suffix in ("yaml", "log"))
     write_atomic(settings, lambda path: path.write_text(to_yaml(job.cfg)))
     number = min(process_count(job.cfg), len(job.shards))
     threads = str(max(1, (os.cpu_count() or 1) // number))
     environment = {"OMP_NUM_THREADS": threads, **os.environ, PARENT_PID: str(os.getpid())}
-    here = str(Path(__file__).parents[2])  # the code of this process, whatever else is installed
+    here = str(Path(__file__).parents[2])  # the code of this process, not another installation
     environment["PYTHONPATH"] = os.pathsep.join([here, *filter(None, [os.getenv("PYTHONPATH")])])
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     options = [f"--nproc-per-node={number}", f"--max-restarts={RESTARTS}"]
@@ -87,12 +87,12 @@ def run_workers(job: Job, bar: tqdm) -> None:
                 os.killpg(process.pid, signal.SIGTERM)
             process.wait()
     if process.returncode:
-        print(f"a worker failed (see {log}): this process makes what is missing")
+        print(f"a worker failed (see {log}): this process samples the missing shards")
 
 
 def show_progress(job: Job, bar: tqdm) -> None:
-    """Set the bar to the images that are there."""
+    """Set the progress bar to the number of finished images."""
     shards = range(len(job.shards))
-    done = [shard for shard in shards if job.images.path(shard).exists()]
-    bar.n = sum(len(job.shards.seeds(shard)) for shard in done)
+    finished = [shard for shard in shards if job.images.path(shard).exists()]
+    bar.n = sum(len(job.shards.seeds(shard)) for shard in finished)
     bar.refresh()

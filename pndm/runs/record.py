@@ -1,4 +1,4 @@
-"""The record of a run: what it says, whether it is complete, how it is shown."""
+"""The record of a run: its metadata, whether it is complete, how it is printed."""
 
 import contextlib
 import dataclasses
@@ -27,7 +27,7 @@ SCHEMA = 1
 
 
 def run_metadata(job: Job) -> dict[str, Any]:
-    """What a record says before anything was sampled."""
+    """The run metadata of a record, known before sampling."""
     cfg = job.cfg
     return {
         "schema": SCHEMA,
@@ -62,7 +62,7 @@ def run_metadata(job: Job) -> dict[str, Any]:
 
 
 def is_complete(job: Job) -> bool:
-    """Whether there is a complete record, and the images that are asked for next to it."""
+    """Whether there is a complete record, with the requested image files next to it."""
     record = read_json(job.folder / "metrics.json")
     if record is None:
         return False
@@ -70,7 +70,7 @@ def is_complete(job: Job) -> bool:
     if isinstance(schema, int) and schema > SCHEMA:
         raise InputError(
             f"{job.folder / 'metrics.json'} was written by a newer version of pndm "
-            f"(schema {schema}, known is {SCHEMA}): update it, or change outputs="
+            f"(schema {schema}, this version knows {SCHEMA}): update pndm, or change outputs="
         )
     if schema != SCHEMA or record.get("status") != "complete" or not record.get("nfe"):
         return False
@@ -82,22 +82,22 @@ def is_complete(job: Job) -> bool:
 
 
 def has_pictures(folder: Path, cfg: Run) -> bool:
-    """Whether the images that are asked for are there, none of them empty."""
+    """Whether the requested image files exist and none is empty."""
     if cfg.save_images == "npz":
         return zipfile.is_zipfile(folder / "images.npz")
     if cfg.save_images == "png":
-        written = [path.stat().st_size > 0 for path in folder.glob("images/*.png")]
-        return len(written) >= cfg.samples and all(written)
+        non_empty = [path.stat().st_size > 0 for path in folder.glob("images/*.png")]
+        return len(non_empty) >= cfg.samples and all(non_empty)
     return (folder / "samples.png").exists()
 
 
 def record_failure(folder: Path, metadata: dict[str, Any], error: BaseException) -> None:
-    """Write to status.json, and to metrics.json where nothing complete stands, what went wrong.
+    """Write an error to status.json, and to metrics.json unless that is complete.
 
-    A bug's traceback is in it; what a person can mend is one line.
+    A bug includes its traceback; an error that a user can fix is one line.
     """
-    how = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-    failed = {**metadata, "status": how, "error": f"{type(error).__name__}: {one_line(error)}"}
+    status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+    failed = {**metadata, "status": status, "error": f"{type(error).__name__}: {one_line(error)}"}
     if not isinstance(error, PndmError | KeyboardInterrupt):
         failed["traceback"] = "".join(traceback.format_exception(error))
     with contextlib.suppress(OSError):  # a full disk must not hide the error itself
@@ -108,7 +108,7 @@ def record_failure(folder: Path, metadata: dict[str, Any], error: BaseException)
 
 
 def show_finished(folder: Path) -> Path:
-    """Print an existing record and repair status.json; the record's path."""
+    """Print an existing record and repair status.json; return the record's path."""
     record, status = folder / "metrics.json", folder / "status.json"
     result = json.loads(record.read_text(encoding="utf-8"))
     if (read_json(status) or {}).get("status") != "complete":
@@ -118,7 +118,7 @@ def show_finished(folder: Path) -> Path:
 
 
 def show(record: dict[str, Any]) -> None:
-    """The result as a small table."""
+    """Print the result as a small table."""
     fid, seconds = record["fid"], record["seconds"]
     value = f"not computed: {fid.get('reason')}"
     if fid["value"] is not None:
@@ -130,8 +130,8 @@ def show(record: dict[str, Any]) -> None:
     table.add_row("solver", f"{record['solver']}, {record['steps']} steps, {record['nfe']:g} NFE")
     table.add_row("FID", value)
     for name, numbers in ((name, record[name]) for name in ("kid", "prc") if name in record):
-        shown = (f"{key} {value:.4g}" for key, value in numbers.items() if key != "reason")
-        table.add_row(name.upper(), numbers.get("reason") or ", ".join(shown))
+        values = (f"{key} {value:.4g}" for key, value in numbers.items() if key != "reason")
+        table.add_row(name.upper(), numbers.get("reason") or ", ".join(values))
     table.add_row(
         "time", f"{seconds['sampling']:.1f} s sampling, {seconds['features']:.1f} s features"
     )
@@ -141,7 +141,7 @@ def show(record: dict[str, Any]) -> None:
 
 
 def summarize(runs: Sequence[Run]) -> int:
-    """Show the cells of a sweep as a table; how many of all these runs are not complete."""
+    """Print the cells of a sweep as a table; return the number of incomplete runs."""
     table = Table("schedule", "solver", "steps", "NFE", "FID", "seconds", "status")
     unfinished, last = 0, None
     for job in map(Job, runs):

@@ -1,7 +1,7 @@
-"""One run: sample what is missing, measure, and leave a record.
+"""One run: sample missing shards, evaluate, and write a record.
 
-A run's folder is named by what determines its result (`pndm.runs.identity`). The same command
-again finds it there; whatever stops a run leaves its finished shards.
+A run's folder is named by what determines its result (`pndm.runs.identity`), so the same command
+finds it again. An interrupted or killed run keeps its finished shards and continues.
 """
 
 import math
@@ -29,26 +29,26 @@ from pndm.runs.tracking import WandbLogger
 from pndm.runs.worker import incomplete_shards, process_shards
 
 WARN_SECONDS = 600
-"""Seconds from which a run on a CPU says beforehand how long it will take."""
+"""Estimated seconds from which a CPU run prints its duration before it starts."""
 
 WARN_BYTES = 2**28
-"""Bytes from which a run says beforehand what its images will take."""
+"""Bytes from which a run prints the disk space of its images before it starts."""
 
 
 def run_experiment(cfg: Run, sweep: str | None = None) -> Path:
-    """Make a run (of a `sweep`), or what is missing of it; the path of its metrics.json.
+    """Execute or resume a run (of a `sweep`); return the path of its metrics.json.
 
-    A complete run is only shown, unless `cfg.overwrite`. Whatever stops it leaves the finished
-    shards and a status.json that says why; the exception is raised again. Tasks of one Slurm step
-    share its shards; the first of them makes the record.
+    A complete run is only printed, unless `cfg.overwrite`. On an error the finished shards remain
+    and status.json says why; the exception is raised again. Tasks of one Slurm step share the
+    shards; the first task to finish writes the record.
     """
     began = time.monotonic()
     job = Job(cfg)
-    if is_complete(job) and not cfg.overwrite:  # asked first: it refuses newer records
-        print("complete already (overwrite=true makes it again)")
+    if is_complete(job) and not cfg.overwrite:  # first: it raises on newer records
+        print("complete already (overwrite=true runs it again)")
         return show_finished(job.folder)
     if cfg.overwrite and task_count() > 1:
-        raise InputError(f"overwrite=true in {task_count()} tasks at once: use a single one")
+        raise InputError(f"overwrite=true in {task_count()} tasks at once: use a single task")
 
     metadata = {**run_metadata(job), "sweep": sweep}
     make_folder(job.folder)
@@ -56,7 +56,7 @@ def run_experiment(cfg: Run, sweep: str | None = None) -> Path:
         if locked:
             return run_locked(job, metadata, began)
     if task_count() == 1:
-        raise FileError(f"{job.folder} is being made by another process: wait for it")
+        raise FileError(f"{job.folder} is locked by another process: wait for it")
     evaluator = load_evaluator(cfg, job.device)
     extractor = None if isinstance(evaluator, Skipped) else evaluator.extractor
     make_shards(job, extractor, incomplete_shards(job, extractor))
@@ -65,7 +65,7 @@ def run_experiment(cfg: Run, sweep: str | None = None) -> Path:
 
 
 def run_locked(job: Job, metadata: dict[str, Any], began: float) -> Path:
-    """Make a run whose folder is locked, unless another task has just done so."""
+    """Execute a run whose folder is locked, unless another task has just completed it."""
     cfg, folder = job.cfg, job.folder
     if cfg.overwrite:
         job.delete_shards()
@@ -93,7 +93,7 @@ def run_locked(job: Job, metadata: dict[str, Any], began: float) -> Path:
 
 
 def sample_and_evaluate(job: Job) -> dict[str, Any]:
-    """Sample what is missing, measure, write the pictures; what the record says of it."""
+    """Sample missing shards, evaluate, write image files; return the entries of the record."""
     evaluator = load_evaluator(job.cfg, job.device)
     if isinstance(evaluator, Skipped):
         extractor = None
@@ -113,7 +113,7 @@ def sample_and_evaluate(job: Job) -> dict[str, Any]:
         store = job.features(extractor)
         features += sum(float((store.load(shard) or {})["seconds"]) for shard in shards)
     evaluations, sampling, compiled = [], 0.0, set()
-    for shard in map(job.image_shard, shards):  # one's images in memory at a time
+    for shard in map(job.image_shard, shards):  # one shard in memory at a time
         evaluations.append(shard["nfe"])
         sampling += float(shard["seconds"])
         compiled.add(str(shard["compile"]))
@@ -131,7 +131,7 @@ def sample_and_evaluate(job: Job) -> dict[str, Any]:
 
 
 def make_shards(job: Job, extractor: Extractor | None, missing: Sequence[int]) -> None:
-    """Make the missing shards, in this process or in several, behind a progress bar."""
+    """Sample the missing shards, in this process or in several, with a progress bar."""
     if not missing:
         return
     cfg = job.cfg
@@ -152,7 +152,7 @@ def make_shards(job: Job, extractor: Extractor | None, missing: Sequence[int]) -
 
 
 def warn_if_expensive(job: Job, count: int, nfe: int | None) -> None:
-    """Say beforehand what disk the images take, and what time where that is long."""
+    """Print the disk space of the images, and the duration on a CPU, if they are large."""
     size = count * math.prod(job.shape)
     if size > WARN_BYTES:
         print(f"{count} images will take about {size / 2**30:.1f} GiB in {job.shard_folder}")

@@ -1,4 +1,4 @@
-"""Shards: the finished parts of a run, each an .npz written once and whole."""
+"""Shards: the finished parts of a run, each an .npz written atomically."""
 
 import io
 import zipfile
@@ -13,18 +13,18 @@ from pndm._files import make_folder, write_atomic
 from pndm.config.schema import IMAGES_PER_SEED
 
 SHARD = 500
-"""Images per shard: what is lost at most when a run is killed."""
+"""Images per shard: the most that is lost when a run is killed."""
 
 DAMAGE = (
     *(zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, KeyError),
-    *(NotImplementedError, RuntimeError),  # of a header in which a bit was flipped
+    *(NotImplementedError, RuntimeError),  # from a header with a flipped bit
 )
-"""What reading a damaged .npz raises."""
+"""The exceptions that reading a damaged .npz raises."""
 
 
 @dataclass(frozen=True)
 class Shards:
-    """Which shards there are: `samples` images of a seed set, in parts of SHARD images."""
+    """The shards of a run: `samples` images of a seed set, SHARD images per shard."""
 
     samples: int
     seed: int = 0
@@ -44,20 +44,20 @@ class Shards:
 
 
 class Store:
-    """Numbered shards in a folder: 00000.npz holds arrays, and `place`, where it belongs.
+    """Numbered shards in a folder: 00000.npz holds arrays, and `place`, its expected location.
 
-    The archive's checksums show damage, `place` a shard that was moved or copied elsewhere.
+    The archive's checksums detect damage, `place` a shard that was moved or copied.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def path(self, index: int) -> Path:
-        """Where shard `index` is or will be."""
+        """The path of shard `index`."""
         return self.folder / f"{index:05d}.npz"
 
     def save(self, index: int, arrays: Mapping[str, np.ndarray]) -> None:
-        """Write a shard, whole or not at all."""
+        """Write a shard atomically."""
         make_folder(self.folder)
         content = {"place": np.array(self._place(index)), **arrays}
 
@@ -68,7 +68,7 @@ class Store:
         write_atomic(self.path(index), write)
 
     def load(self, index: int) -> dict[str, np.ndarray] | None:
-        """A shard's arrays; None where it is missing, damaged, or in another's place."""
+        """Return a shard's arrays; None if it is missing, damaged, or in the wrong place."""
         try:
             content = self.path(index).read_bytes()
         except FileNotFoundError:

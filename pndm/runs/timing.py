@@ -1,4 +1,4 @@
-"""How long a run's evaluations take: the measure that every prediction of time is made from."""
+"""Timing of network evaluations: the basis of every time estimate."""
 
 import time
 from dataclasses import dataclass
@@ -10,15 +10,15 @@ from pndm.runs.batches import BatchSize
 from pndm.runs.network import Runner, is_out_of_memory
 
 SECONDS = 1.0
-"""How long evaluations are timed, unless told otherwise."""
+"""The default duration of a timing."""
 
 LONG_CALL = 1.0
-"""Seconds of a call from which a larger batch would hardly be faster for each image."""
+"""Seconds of a call from which a larger batch is hardly faster per image."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """`batch` images were evaluated at once, in `seconds` for each of them."""
+    """`seconds` per image, with `batch` images evaluated at once."""
 
     batch: int
     seconds: float
@@ -28,11 +28,11 @@ class Timing:
 def time_evaluations(
     network: Runner, size: BatchSize, seconds: float = SECONDS, negligible: float = 0.0
 ) -> Timing:
-    """The mean time of an image's evaluation at the run's own batch size, in `seconds` of calls.
+    """Measure the mean time per image at the run's batch size, over `seconds` of calls.
 
-    The first call of each size is not counted: it compiles, chooses kernels and fills caches.
-    Where a call takes long, smaller batches tell the same. Where an image takes fewer than
-    `negligible` seconds the first calls will do. MemoryLimit where one image does not fit.
+    The first call of each size is a discarded warm-up: it compiles, selects kernels and fills
+    caches. If a call takes longer than LONG_CALL, a smaller batch is timed. If an image takes less
+    than `negligible` seconds, the warm-up is returned. MemoryLimit if one image does not fit.
     """
     batch = size.now if network.mode else 1
     while True:
@@ -51,7 +51,7 @@ def time_evaluations(
 
 
 def _mean(network: Runner, batch: int, seconds: float) -> float:
-    """The mean duration of calls that fill `seconds`, two at least."""
+    """The mean duration of calls over `seconds`, at least two calls."""
     durations = [_call(network, batch)]
     while len(durations) < 2 or sum(durations) < seconds:
         durations.append(_call(network, batch))
@@ -59,7 +59,7 @@ def _mean(network: Runner, batch: int, seconds: float) -> float:
 
 
 def _call(network: Runner, batch: int) -> float:
-    """The duration of one call, until the device has finished it."""
+    """The duration of one call, device synchronised."""
     x = network.state_of(torch.zeros(batch, *network.arch.image))
     t = torch.zeros(1, device=network.device).expand(batch)
     began = time.monotonic()

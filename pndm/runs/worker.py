@@ -1,9 +1,9 @@
-"""A worker: makes every shard of a run that no other process makes.
+"""A worker: processes every shard of a run that no other process has claimed.
 
     python -m pndm.runs.worker SETTINGS
 
-A claim is a lock that the system frees when its process ends, however it ends, so what a dead
-worker had begun is taken over.
+A claim is a lock that the system releases whenever its process ends, so the shards of a dead
+worker are taken over.
 """
 
 import dataclasses
@@ -26,76 +26,76 @@ from pndm.runs.measure import Skipped, load_evaluator
 from pndm.runs.shards import Store
 
 PARENT_PID = "PNDM_PARENT"
-"""Environment variable that tells workers the number of the process they work for."""
+"""Environment variable with the process ID of the parent."""
 
 
 def process_shards(
     job: Job,
     extractor: Extractor | None,
     progress: Progress,
-    wanted: Callable[[], bool] = lambda: True,
+    proceed: Callable[[], bool] = lambda: True,
 ) -> None:
-    """Make every missing shard that no other process makes, then those that one left behind.
+    """Process every missing shard that is unclaimed, then those that other processes abandoned.
 
-    Any number of processes may do this at once. It stops before a shard that is no longer
-    `wanted`.
+    Any number of processes may do this at once. It stops before a shard once `proceed` returns
+    False.
     """
     for wait in (False, True):
         for shard in range(len(job.shards)):
-            if not wanted():
+            if not proceed():
                 return
             if is_complete(job, shard, extractor):
                 continue
             with file_lock(job.shard_folder / "locks" / f"{shard:05d}", wait) as claimed:
                 if not claimed or is_complete(job, shard, extractor):
                     continue
-                make_images(job, shard, progress)
+                sample_images(job, shard, progress)
                 if extractor is not None:
                     extract_features(job, shard, extractor)
 
 
 def incomplete_shards(job: Job, extractor: Extractor | None) -> list[int]:
-    """The shards that are still to be made, in part at least; damaged ones are reported."""
+    """The incomplete shards; damaged ones are deleted and reported."""
     return [shard for shard in range(len(job.shards)) if not is_complete(job, shard, extractor)]
 
 
 def is_complete(job: Job, shard: int, extractor: Extractor | None) -> bool:
-    """Whether all images of a shard are there, and their features where they are wanted."""
-    wanted = len(job.shards.seeds(shard))
-    if shard_length(job.images, shard, "nfe") < wanted:
+    """Whether a shard has all its images, and their features if there is an extractor."""
+    count = len(job.shards.seeds(shard))
+    if shard_length(job.images, shard, "nfe") < count:
         return False
-    return extractor is None or shard_length(job.features(extractor), shard, "features") >= wanted
+    return extractor is None or shard_length(job.features(extractor), shard, "features") >= count
 
 
 def shard_length(store: Store, shard: int, array: str) -> int:
-    """The length of an array of a shard, 0 where the shard is missing or damaged."""
+    """The length of an array of a shard, 0 if the shard is missing or damaged."""
     arrays = store.load(shard)
     if arrays is None and store.path(shard).exists():
-        print(f"damaged, made again: {store.path(shard)}", flush=True)
+        print(f"damaged, computed again: {store.path(shard)}", flush=True)
         store.path(shard).unlink(missing_ok=True)
     return 0 if arrays is None else len(arrays[array])
 
 
-def make_images(job: Job, shard: int, progress: Progress) -> None:
-    """Sample what is missing of a shard's images and keep it."""
+def sample_images(job: Job, shard: int, progress: Progress) -> None:
+    """Sample the missing images of a shard and save them."""
     old = job.images.load(shard)
     count = 0 if old is None else len(old["nfe"])
     seeds = job.shards.seeds(shard)[count:]
     if not seeds:
         return
     began = time.monotonic()
-    made = sample_batches(job.cfg, job.network, seeds, job.batch_size, progress)
-    pixels, nfe = (tensor.numpy() for tensor in made)
+    batches = sample_batches(job.cfg, job.network, seeds, job.batch_size, progress)
+    pixels, nfe = (tensor.numpy() for tensor in batches)
     seconds = time.monotonic() - began
     if old is not None:
         pixels, nfe = np.concatenate([old["images"], pixels]), np.concatenate([old["nfe"], nfe])
         seconds += float(old["seconds"])
-    how = {"seconds": np.array(seconds), "compile": np.array(job.network.mode or "off")}
-    job.images.save(shard, {"images": pixels, "nfe": nfe, **how})
+    timing = {"seconds": np.array(seconds), "compile": np.array(job.network.mode or "off")}
+    job.images.save(shard, {"images": pixels, "nfe": nfe, **timing})
 
 
 def extract_features(job: Job, shard: int, extractor: Extractor) -> None:
-    """Extract the features of a shard's images and keep them."""
+    """Extract the features of a shard's images and save them."""
     began = time.monotonic()
     pixels = torch.from_numpy(job.image_shard(shard)["images"])
     features = torch.cat([extractor(batch).cpu() for batch in pixels.split(job.batch_size.now)])
@@ -104,7 +104,7 @@ def extract_features(job: Job, shard: int, extractor: Extractor) -> None:
 
 
 def main(path: str) -> None:
-    """A worker process of the run whose settings are in `path`."""
+    """Run a worker process, with the settings in `path`."""
     cfg = from_yaml(Path(path))
     rank = int(os.environ.get("LOCAL_RANK", "0"))
     if resolve_device(cfg.device) == "cuda":
@@ -116,7 +116,7 @@ def main(path: str) -> None:
 
 
 def parent_is_alive() -> bool:
-    """Whether the process that started the workers is still there to use what they make."""
+    """Whether the process that started the workers is still running."""
     try:
         os.kill(int(os.environ[PARENT_PID]), 0)
     except (KeyError, ProcessLookupError):

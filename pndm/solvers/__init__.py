@@ -1,6 +1,6 @@
-"""The solvers: a transfer part, a gradient part and a starter, each a frozen value.
+"""The solvers, frozen values of a transfer part, a gradient part and a starter.
 
-`base` says what a solver is, `transfer`, `gradient` and `linear_multistep` are its parts,
+`base` defines the solver class, `transfer`, `gradient` and `linear_multistep` its parts,
 `quadrature` computes exact weights, `paper` and `successors` list the methods.
 """
 
@@ -69,4 +69,4 @@ SOLVERS: dict[str, Callable[..., Solver | ProbabilityFlow]] = {
     "rk4_rho": rk4_rho,
     "multistep": multistep,
 }
-"""The solvers by the names that `conf/solver` gives them."""
+"""The solvers by their names in `conf/solver`."""

@@ -1,6 +1,6 @@
-"""The solvers by name. Each is a frozen value: a transfer part, a gradient part, and a start.
+"""The solver classes: frozen values of a transfer part, a gradient part and a starter.
 
-FON and F-PNDM, which the paper's central comparison sets against each other, differ in one field.
+FON and F-PNDM, the two sides of the paper's central comparison, differ in one field.
 """
 
 import math
@@ -15,10 +15,10 @@ from pndm.solvers.transfer import Transfer
 
 @dataclass(frozen=True)
 class Solver:
-    """A fixed-step method: step i takes `starters[i]` where there is one, then `gradient`.
+    """A fixed-step method: step i uses `starters[i]` while there are any, then `gradient`.
 
-    With a `corrector` the evaluation at the end of a step first takes that step again, and the
-    next one begins where this leads. `order` steps are needed where it is given.
+    With a `corrector`, the evaluation at the end of a step is first used to repeat that step, and
+    the next step starts from the corrected point. If `order` is set, a plan needs that many steps.
     """
 
     name: str
@@ -30,35 +30,35 @@ class Solver:
 
     def __post_init__(self) -> None:
         for step, part in enumerate((*self.starters, self.gradient)):
-            if part.needs > step:
+            if part.history > step:
                 raise InputError(
-                    f"{self.name}: the gradient part of step {step} looks back {part.needs} "
-                    "steps: give it as many starters"
+                    f"{self.name}: the gradient part of step {step} uses {part.history} "
+                    "earlier steps: give it as many starters"
                 )
 
     def part(self, step: int) -> Gradient | Multistep:
-        """The gradient part of step `step` (from 0), were the network known everywhere."""
+        """The gradient part of step `step` (from 0), except for the step below time 0."""
         return self.starters[step] if step < len(self.starters) else self.gradient
 
     def after(self, steps: int) -> "Solver":
-        """The method from step `steps` on where nothing is kept of the steps before it.
+        """The method from step `steps` on, without the evaluations of earlier steps.
 
-        The starters that are still due are taken. A gradient part that looks back further than
-        there are steps gives way to Adams and Bashforth's of a lower order: AB1, AB2, …
+        Remaining starters are used. A gradient part that needs more earlier steps than there are
+        is replaced by Adams-Bashforth of a lower order: AB1, AB2, …
         """
         if steps == 0:
             return self
-        due = list(self.starters[steps:])
+        parts = list(self.starters[steps:])
         if isinstance(self.gradient, Gradient):
-            due += [self.gradient] * (self.gradient.needs - len(due))
-        ramp = (part if part.needs <= i else ADAMS_BASHFORTH[i] for i, part in enumerate(due))
+            parts += [self.gradient] * (self.gradient.history - len(parts))
+        ramp = (part if part.history <= i else ADAMS_BASHFORTH[i] for i, part in enumerate(parts))
         return replace(self, starters=tuple(ramp), order=None)
 
     def nfe(self, steps: int) -> int:
-        """Evaluations of the network in `steps` steps of a named grid.
+        """The number of network evaluations in `steps` steps of a named grid.
 
-        Their last step goes below time 0, where no network was trained, and so takes one.
-        InputError for fewer steps than 1, or than a given order.
+        The last step ends below time 0, where the network was not trained, and so takes one.
+        InputError for fewer steps than 1, or than `order`.
         """
         if not is_whole(steps) or steps < 1:
             raise InputError(f"steps is {steps}, but must be a whole number from 1")
@@ -68,7 +68,7 @@ class Solver:
 
 @dataclass(frozen=True)
 class ProbabilityFlow:
-    """The adaptive Runge-Kutta solution of eq. 10 that `pndm.probability_flow` integrates."""
+    """The adaptive Runge-Kutta method for eq. 10, run by `pndm.probability_flow`."""
 
     name: str = "pf"
     rtol: float = 1e-5
@@ -77,19 +77,19 @@ class ProbabilityFlow:
     def __post_init__(self) -> None:
         if not (self.rtol >= 0 and self.atol >= 0 and 0 < self.rtol + self.atol < math.inf):
             raise InputError(
-                f"rtol is {self.rtol} and atol {self.atol}, but one at least must be positive "
-                "and none negative or infinite: 1e-5 is the paper's"
+                f"rtol is {self.rtol} and atol {self.atol}, but at least one must be positive "
+                "and none negative or infinite: the paper uses 1e-5"
             )
 
     def nfe(self, steps: int) -> None:
-        """Not known beforehand: measured for each image."""
+        """None: the number of evaluations is measured for each image."""
 
 
 def require_order(solver: Solver | ProbabilityFlow, steps: int) -> None:
-    """InputError where a method was given an order for which there are too few steps."""
+    """Raise InputError if there are fewer steps than the solver's order."""
     order = solver.order if isinstance(solver, Solver) else None
     if order is not None and order > steps:
         raise InputError(
             f"{solver.name} of order {order} needs as many steps, not {steps}: "
-            "take more steps or a lower order"
+            "use more steps or a lower order"
         )

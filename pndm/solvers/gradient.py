@@ -1,6 +1,6 @@
 """Gradient parts: how evaluations of the network are combined into one direction e'.
 
-All of the paper's are explicit general linear methods, so one small table holds any of them:
+All gradient parts of the paper are explicit general linear methods, so one table describes each:
 stages inside the step (Runge-Kutta), the first evaluations of earlier steps (multistep), or both.
 """
 
@@ -13,11 +13,11 @@ from pndm._errors import InputError
 
 @dataclass(frozen=True)
 class Gradient:
-    """An explicit gradient part; it checks itself, so a mistyped coefficient cannot be imported.
+    """An explicit gradient part; coefficients are checked on construction.
 
-    Stage i is evaluated at t + c_i·(s−t), where x was taken along Σ_j (a_ij/c_i)·k_j; then
+    Stage i is evaluated at t + c_i·(s−t), after moving x along Σ_j (a_ij/c_i)·k_j; then
     e' = Σ_i b_i·k_i + Σ_j past_j·(first evaluation j+1 steps ago), the weights summing to 1.
-    The c_i count in the time, or in ρ (`clock`).
+    The c_i are fractions of the step in time, or in ρ (`clock`).
     """
 
     name: str
@@ -35,22 +35,22 @@ class Gradient:
             if not math.isclose(sum(row), c, abs_tol=1e-15) or not 0 <= c <= 1:
                 raise InputError(f"{self.name}: a row of a sums to {sum(row)}, not to c = {c}")
         if self.c[0] != 0 or any(c == 0 for c in self.c[1:]):
-            raise InputError(f"{self.name}: the first stage, and only it, stands at the start")
+            raise InputError(f"{self.name}: the first stage, and only the first, must have c = 0")
         if not math.isclose(sum(self.b) + sum(self.past), 1, abs_tol=1e-14):
             raise InputError(f"{self.name}: the weights sum to {sum(self.b) + sum(self.past)}")
 
     @property
     def stages(self) -> int:
-        """Evaluations of the network per step."""
+        """Network evaluations per step."""
         return len(self.b)
 
     @property
-    def needs(self) -> int:
-        """Steps that must lie behind it."""
+    def history(self) -> int:
+        """The number of earlier steps that it uses."""
         return len(self.past)
 
-    def tableau(self, *where: object) -> "Gradient":
-        """Itself: its weights do not depend on where it stands (as `Multistep`'s do)."""
+    def tableau(self, *context: object) -> "Gradient":
+        """Return itself: unlike `Multistep`'s, its weights do not depend on the step."""
         return self
 
 
@@ -78,4 +78,4 @@ RK4 = Gradient(
 """e' = (e_1 + 2e_2 + 2e_3 + e_4)/6, eq. 13: the first three steps of F-PNDM."""
 
 RK4_RHO = replace(RK4, name="Runge-Kutta 4 in ρ", clock="rho")
-"""The same with its middle at the middle of ρ, where φ is Euler's method: order 4."""
+"""The same with middle stages halfway in ρ, the clock in which φ is Euler's method: order 4."""

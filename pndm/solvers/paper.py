@@ -16,7 +16,7 @@ def ddpm(variance: Literal["small", "large"] = "small", clip: bool = True) -> So
 
 
 def ddim(eta: float = 0.0) -> Solver:
-    """The transfer part along e itself: the simplest pseudo numerical method; order 1, NFE = N.
+    """The transfer part along e, the simplest pseudo numerical method; order 1, NFE = N.
 
     Source: Song et al. 2021 (DDIM), eq. 12; `eta` from 0 (deterministic) to 1.
     """

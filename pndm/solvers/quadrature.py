@@ -1,9 +1,9 @@
 """Clocks: variables that replace the time, and exact means of interpolants over a step.
 
-Every transfer part is Euler's method in a clock of its own: the classical one in t, φ (eq. 11) in
-ρ where the direction is noise, and in 1/ρ where it is the predicted image. A direction that is
-known at a few nodes is interpolated in some clock, by a polynomial; its mean over the step, as
-the transfer's own clock measures it, is the exact direction of a multistep method (Zhang & Chen
+Every transfer part is Euler's method in its own clock: the classical one in t, φ (eq. 11) in ρ
+where the direction is noise, and in 1/ρ where it is the predicted image. A direction known at a
+few nodes is interpolated in some clock, by a polynomial; its mean over the step with respect to
+the transfer part's clock is the exact direction of a multistep method (Zhang & Chen
 2023 in t, Karras et al. 2022's reference code in ρ, Lu et al. 2022 in λ).
 """
 
@@ -21,56 +21,56 @@ Clock = Literal["t", "rho", "lambda", "1/rho"]
 
 
 def clock_value(clock: Clock, node: Node) -> float:
-    """What a clock shows at a node: t, ρ, λ = −log ρ or 1/ρ, both infinite at ᾱ = 1."""
+    """The value of a clock at a node: t, ρ, λ = −log ρ or 1/ρ, the last two infinite at ᾱ = 1."""
     return node.time if clock == "t" else _OF_RHO[clock](node.rho)
 
 
 def mean_weights(
     clock: Clock,
-    own: Clock,
+    transfer_clock: Clock,
     schedule: Schedule,
-    stands: Sequence[Node],
+    nodes: Sequence[Node],
     ends: tuple[Node, Node],
 ) -> list[float]:
-    """w_j = ∫ L_j(c) dm / (m_s − m_t) over a step (t, s): c is `clock`, m the transfer's `own`.
+    """w_j = ∫ L_j(c) dm / (m_s − m_t) over a step (t, s), c being `clock`, m `transfer_clock`.
 
-    L_j are the Lagrange polynomials on the readings of c at `stands`. The integral is exact but
-    for rounding, by Gauss-Legendre on pieces where c is smooth in m.
+    L_j are the Lagrange polynomials on the values of c at `nodes`. The integral is exact up to
+    rounding, by Gauss-Legendre quadrature on pieces where c is smooth in m.
     """
-    edges, points = _pieces(clock, own, schedule, ends)
-    convert = _conversion(own, clock, schedule)
-    at = [clock_value(clock, node) for node in stands]
-    total = [0.0] * len(at)
+    edges, points = _pieces(clock, transfer_clock, schedule, ends)
+    convert = _conversion(transfer_clock, clock, schedule)
+    values = [clock_value(clock, node) for node in nodes]
+    total = [0.0] * len(values)
     for start, end in pairwise(edges):
-        for place, weight in _gauss(points) if start != end else ():
-            basis = lagrange(at, convert(start + place * (end - start)))
+        for fraction, weight in _gauss(points) if start != end else ():
+            basis = lagrange(values, convert(start + fraction * (end - start)))
             share = weight * (end - start) / (edges[-1] - edges[0])
             total = [sum_ + share * value for sum_, value in zip(total, basis, strict=True)]
     return total
 
 
 def _pieces(
-    clock: Clock, own: Clock, schedule: Schedule, ends: tuple[Node, Node]
+    clock: Clock, transfer_clock: Clock, schedule: Schedule, ends: tuple[Node, Node]
 ) -> tuple[list[float], int]:
-    """The pieces of a step in the clock `own`, and how many points each takes.
+    """The pieces of a step in `transfer_clock`, and the number of quadrature points of each.
 
-    Between times and the other clocks tabulated schedules have a kink at every whole time;
-    otherwise no piece more than doubles its clock.
+    Tabulated schedules have a kink at every integer time between t and the other clocks;
+    otherwise the clock at most doubles on each piece.
     """
     t, s = ends
-    if clock != own and "t" in (clock, own):
+    if clock != transfer_clock and "t" in (clock, transfer_clock):
         whole = [schedule.node(j) for j in range(math.ceil(t.time) - 1, math.floor(s.time), -1)]
-        return [clock_value(own, node) for node in (t, *whole, s)], 4
-    start, end = clock_value(own, t), clock_value(own, s)
-    if clock == own:
+        return [clock_value(transfer_clock, node) for node in (t, *whole, s)], 4
+    start, end = clock_value(transfer_clock, t), clock_value(transfer_clock, s)
+    if clock == transfer_clock:
         return [start, end], 4
     count = 1 + int(abs(math.log2(end / start)))
     return [start * (end / start) ** (i / count) for i in range(count + 1)], 10
 
 
-def lagrange(at: Sequence[float], x: float) -> list[float]:
-    """The Lagrange polynomials L_j(x) = Π_{i≠j} (x − at_i)/(at_j − at_i)."""
-    return [math.prod((x - other) / (own - other) for other in at if other != own) for own in at]
+def lagrange(nodes: Sequence[float], x: float) -> list[float]:
+    """The Lagrange polynomials L_j(x) = Π_{i≠j} (x − n_i)/(n_j − n_i) on nodes n."""
+    return [math.prod((x - i) / (j - i) for i in nodes if i != j) for j in nodes]
 
 
 _OF_RHO: dict[str, Callable[[float], float]] = {
@@ -80,13 +80,21 @@ _OF_RHO: dict[str, Callable[[float], float]] = {
 }
 
 
-def _conversion(own: Clock, clock: Clock, schedule: Schedule) -> Callable[[float], float]:
-    """From a reading of one clock to that of another at the same moment."""
-    if own == clock:
+def _conversion(
+    transfer_clock: Clock, clock: Clock, schedule: Schedule
+) -> Callable[[float], float]:
+    """The function from a value of `transfer_clock` to that of `clock` at the same time."""
+    if transfer_clock == clock:
         return lambda m: m
 
     def convert(m: float) -> float:
-        rho = m if own == "rho" else 1 / m if own == "1/rho" else schedule.node(m).rho
+        rho = (
+            m
+            if transfer_clock == "rho"
+            else 1 / m
+            if transfer_clock == "1/rho"
+            else schedule.node(m).rho
+        )
         if clock == "t":
             return schedule.inverse(-math.log1p(rho * rho))
         return _OF_RHO[clock](rho)
@@ -96,8 +104,8 @@ def _conversion(own: Clock, clock: Clock, schedule: Schedule) -> Callable[[float
 
 @cache
 def _gauss(points: int) -> tuple[tuple[float, float], ...]:
-    """Nodes and weights of Gauss-Legendre on [0, 1], by eigenvalues (Golub & Welsch 1969)."""
+    """Gauss-Legendre nodes and weights on [0, 1], by eigenvalues (Golub & Welsch 1969)."""
     ks = torch.arange(1, points, dtype=torch.float64, device="cpu")
-    beside = ks / (4 * ks**2 - 1).sqrt()
-    nodes, vectors = torch.linalg.eigh(torch.diag(beside, 1) + torch.diag(beside, -1))
-    return tuple(zip(((1 + nodes) / 2).tolist(), vectors[0].square().tolist(), strict=True))
+    off_diagonal = ks / (4 * ks**2 - 1).sqrt()
+    values, vectors = torch.linalg.eigh(torch.diag(off_diagonal, 1) + torch.diag(off_diagonal, -1))
+    return tuple(zip(((1 + values) / 2).tolist(), vectors[0].square().tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""The successors of PNDM in the same frame: multistep, predictor-corrector, Runge-Kutta."""
+"""The successors of PNDM as solvers: multistep, predictor-corrector, Runge-Kutta."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,14 +16,14 @@ TRANSFERS: dict[tuple[str, str], tuple[Callable[..., Transfer], Clock]] = {
     ("pseudo", "data"): (Data, "1/rho"),
     ("classical", "noise"): (Classical, "t"),
 }
-"""Transfer parts by kind and by what directions are, each with the clock that is its own."""
+"""Transfer parts by kind and by direction (noise or data), each with its own clock."""
 
 STARTERS: dict[str, tuple[Gradient, ...]] = {
     "ramp": (),
     "improved_euler": (IMPROVED_EULER,),
     "prk": (RK4,) * 3,
 }
-"""The first steps of multistep methods, after which the order rises by one a step."""
+"""The first steps of multistep methods, after which the order rises by one per step."""
 
 
 def multistep(
@@ -36,12 +36,12 @@ def multistep(
     clip: bool = False,
     halfway: Halfway | None = None,
 ) -> Solver:
-    """Any linear multistep method of the frame; NFE = N with the `ramp`, which starts at order 1.
+    """Any linear multistep method; NFE = N with the `ramp` starter, which starts at order 1.
 
-    `order` is 4, or as many as there are steps, unless given. `weights` are Adams-Bashforth's
-    (`fixed`) or exact in t, ρ or λ; directions are noise or images (`predict`), these within ±1
-    with `clip`. `starter` takes one improved Euler step, or Runge-Kutta steps, first;
-    `lower_order_final` is told at `Multistep`.
+    `order` None is 4, or the number of steps if there are fewer. `weights` are Adams-Bashforth's
+    (`fixed`) or exact in t, ρ or λ; directions are noise or images (`predict`), images clipped to
+    ±1 with `clip`. `starter` is one improved Euler step, or Runge-Kutta steps; for
+    `lower_order_final` and `halfway` see `Multistep`.
     """
     if (transfer, predict) not in TRANSFERS or starter not in STARTERS:
         raise InputError(
@@ -49,17 +49,19 @@ def multistep(
             f"noise or data, or classical with noise, and {', '.join(STARTERS)}"
         )
     if clip and predict == "noise":
-        raise InputError("clip bounds the image: predict must be data")
-    move, own = TRANSFERS[transfer, predict]
-    part = Multistep(4 if order is None else order, weights, own, halfway, lower_order_final)
+        raise InputError("clip applies to the predicted image: predict must be data")
+    transfer_part, clock = TRANSFERS[transfer, predict]
+    part = Multistep(4 if order is None else order, weights, clock, halfway, lower_order_final)
     starters = STARTERS[starter][: part.order - 1]
-    return Solver("multistep", move(clip=1.0 if clip else None), part, starters, order=order)
+    return Solver(
+        "multistep", transfer_part(clip=1.0 if clip else None), part, starters, order=order
+    )
 
 
 def ipndm(order: int | None = None, lower_order_final: bool | None = False) -> Solver:
-    """PNDM's weights with a ramp for a start: AB1, AB2, AB3, then AB4; order 2, NFE = N.
+    """PNDM's weights with a ramp as starter: AB1, AB2, AB3, then AB4; order 2, NFE = N.
 
-    Source: Zhang & Chen 2023 (DEIS), who name it so; latent-diffusion's PLMS but for the start.
+    Source: Zhang & Chen 2023 (DEIS); latent-diffusion's PLMS except for the starter.
     """
     return replace(multistep(order, lower_order_final=lower_order_final), name="ipndm")
 
@@ -81,22 +83,22 @@ def lms(order: int | None = None, lower_order_final: bool | None = False) -> Sol
 
 
 def dpmpp_2m(clip: bool = False, lower_order_final: bool | None = None) -> Solver:
-    """x_0-predictions by [1 + 1/2r, −1/2r], r the last step over this one in λ; order 2, NFE = N.
+    """x_0-predictions weighted [1 + 1/2r, −1/2r], r = last/this step in λ; order 2, NFE = N.
 
     Source: Lu et al. 2022b (DPM-Solver++), algorithm 2.
     """
-    made = multistep(2, "lambda", "data", "pseudo", "ramp", lower_order_final, clip, "bh2")
-    return replace(made, name="dpmpp_2m", order=None)
+    solver = multistep(2, "lambda", "data", "pseudo", "ramp", lower_order_final, clip, "bh2")
+    return replace(solver, name="dpmpp_2m", order=None)
 
 
 def dpmpp_3m(clip: bool = False, lower_order_final: bool | None = None) -> Solver:
     """x_0-predictions with exact weights in λ; order 3, NFE = N.
 
-    Source: Lu et al. 2022b (DPM-Solver++), with the whole quadratic term: diffusers has half of
-    it, and order 2. Its second step is `dpmpp_2m`'s.
+    Source: Lu et al. 2022b (DPM-Solver++), with the full quadratic term: diffusers has half of
+    it, and order 2. The second step is that of `dpmpp_2m`.
     """
-    made = multistep(3, "lambda", "data", "pseudo", "ramp", lower_order_final, clip, "bh2")
-    return replace(made, name="dpmpp_3m", order=None)
+    solver = multistep(3, "lambda", "data", "pseudo", "ramp", lower_order_final, clip, "bh2")
+    return replace(solver, name="dpmpp_3m", order=None)
 
 
 def unipc(
@@ -108,19 +110,19 @@ def unipc(
 ) -> Solver:
     """Predictor UniP of order 2 or 3 (3 unless given) and its corrector UniC, in λ; NFE = N.
 
-    The evaluation at a predicted point corrects it, and then begins the next step as it is.
+    The evaluation at a predicted point corrects it, and is reused unchanged in the next step.
     Source: Zhao et al. 2023 (UniPC), with B(h) = h (bh1) or e^h − 1 (bh2).
     """
     if order not in (None, 2, 3):
         raise InputError(f"order is {order}, but must be 2 or 3")
     if variant not in ("bh1", "bh2"):
         raise InputError(f"variant is {variant!r}, but must be bh1 or bh2")
-    made = multistep(
+    solver = multistep(
         order or 3, "lambda", predict, "pseudo", "ramp", lower_order_final, clip, variant
     )
-    assert isinstance(made.gradient, Multistep)
-    corrector = replace(made.gradient, order=made.gradient.order + 1)
-    return replace(made, name="unipc", corrector=corrector, order=order)
+    assert isinstance(solver.gradient, Multistep)
+    corrector = replace(solver.gradient, order=solver.gradient.order + 1)
+    return replace(solver, name="unipc", corrector=corrector, order=order)
 
 
 def heun() -> Solver:
@@ -132,5 +134,5 @@ def heun() -> Solver:
 
 
 def rk4_rho() -> Solver:
-    """Runge-Kutta with its middle at the middle of ρ, not of t; order 4, NFE = 4N−3."""
+    """Runge-Kutta with its middle stages halfway in ρ, not in t; order 4, NFE = 4N−3."""
     return Solver("rk4_rho", Pseudo(), RK4_RHO)

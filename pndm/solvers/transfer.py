@@ -1,12 +1,12 @@
 """Transfer parts: how one direction moves x from time t to time s.
 
-The paper splits a numerical method in two. The gradient part combines evaluations of the network
-into one direction; the transfer part takes x along it. A classical method adds δ times the slope
-of the ODE and leaves the manifold of noised images; the pseudo methods take the transfer of
-eq. 11, which stays on it, exactly so where the direction is the true noise (property 3.1).
+The paper splits a numerical method in two. The gradient part combines network evaluations into
+one direction; the transfer part moves x along it. A classical method adds δ times the slope of
+the ODE and leaves the manifold of noised images; the pseudo methods use the transfer of eq. 11,
+which stays on it, exactly so if the direction is the true noise (property 3.1).
 
-A transfer part says what it keeps of an evaluation (`keep`) and how a combination of what was
-kept moves x (`move`). Both are plain numbers, made once per plan.
+A transfer part defines the direction k stored for an evaluation (`keep`) and how a combination of
+stored directions moves x (`move`). Both are plain numbers, computed once per plan.
 """
 
 import math
@@ -18,10 +18,10 @@ from pndm.schedules import Node
 
 
 class Keep(NamedTuple):
-    """What is kept of an evaluation e at x: k = x·u + e·v; the direction is k + base·b.
+    """The stored part of an evaluation e at x: k = x·u + e·v; the direction is k + base·b.
 
-    `b` is nonzero only where a direction refers to the start of its step, not to where e was
-    evaluated.
+    `b` is nonzero only if a direction refers to x at the start of its step instead of the point
+    of the evaluation.
     """
 
     u: float
@@ -38,16 +38,16 @@ class Move(NamedTuple):
 
 
 class Transfer(Protocol):
-    """The two questions that a plan asks; `clip` bounds k where the method bounds it."""
+    """The interface of a transfer part for plans; k is clipped to ±`clip` unless it is None."""
 
     @property
     def clip(self) -> float | None: ...
 
     def keep(self, here: Node, start: Node) -> Keep:
-        """What to keep of an evaluation at `here` in a step that began at `start`."""
+        """The coefficients of k for an evaluation at `here` in a step that starts at `start`."""
 
     def move(self, t: Node, s: Node) -> Move:
-        """How to go from t to s along a combination of directions whose weights sum to 1."""
+        """The coefficients of the move from t to s along a direction whose weights sum to 1."""
 
 
 def phi(alpha_t: float, alpha_s: float) -> tuple[float, float]:
@@ -63,7 +63,7 @@ def phi(alpha_t: float, alpha_s: float) -> tuple[float, float]:
 
 
 def x_0(here: Node) -> Keep:
-    """The image that the noise e predicts at a node: x_0 = (x − √(1−ᾱ)·e)/√ᾱ."""
+    """The image predicted by the noise e at a node: x_0 = (x − √(1−ᾱ)·e)/√ᾱ."""
     root = math.sqrt(here.alpha_bar)
     return Keep(1 / root, -math.sqrt(1 - here.alpha_bar) / root)
 
@@ -72,7 +72,7 @@ def x_0(here: Node) -> Keep:
 class Pseudo:
     """The transfer part φ of eq. 11, on noise; with `eta` > 0 DDIM's stochastic step.
 
-    σ = η·√((1−ᾱ_s)/(1−ᾱ_t))·√(1−ᾱ_t/ᾱ_s), and √(1−ᾱ_s−σ²) takes the place of √(1−ᾱ_s).
+    σ = η·√((1−ᾱ_s)/(1−ᾱ_t))·√(1−ᾱ_t/ᾱ_s), and √(1−ᾱ_s−σ²) replaces √(1−ᾱ_s).
     Source: Song et al. 2021 (DDIM), eqs. 12 and 16.
     """
 
@@ -81,7 +81,7 @@ class Pseudo:
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1:
-            raise InputError(f"eta is {self.eta}, but must lie between 0 (DDIM) and 1 (DDPM)")
+            raise InputError(f"eta is {self.eta}, but must be between 0 (DDIM) and 1 (DDPM)")
 
     def keep(self, here: Node, start: Node) -> Keep:
         return Keep(0.0, 1.0)
@@ -91,16 +91,16 @@ class Pseudo:
         if self.eta == 0:
             return Move(scale, gain)
         sigma = self.eta * posterior_deviation(t, s)
-        left = 1 - s.alpha_bar
-        return Move(scale, gain - math.sqrt(left) + math.sqrt(max(left - sigma**2, 0.0)), sigma)
+        total = 1 - s.alpha_bar
+        return Move(scale, gain - math.sqrt(total) + math.sqrt(max(total - sigma**2, 0.0)), sigma)
 
 
 @dataclass(frozen=True)
 class Data:
-    """The transfer part φ of eq. 11 on the predicted image x_0 in the place of the noise.
+    """The transfer part φ of eq. 11 on the predicted image x_0 instead of the noise.
 
-    x_s = √((1−ᾱ_s)/(1−ᾱ_t))·x_t + (√ᾱ_s − √ᾱ_t·√((1−ᾱ_s)/(1−ᾱ_t)))·x_0, x_0 within ±clip.
-    Source: Lu et al. 2022b (DPM-Solver++), which is of first order the same φ.
+    x_s = √((1−ᾱ_s)/(1−ᾱ_t))·x_t + (√ᾱ_s − √ᾱ_t·√((1−ᾱ_s)/(1−ᾱ_t)))·x_0, x_0 clipped to ±clip.
+    Source: Lu et al. 2022b (DPM-Solver++), whose first-order step is the same φ.
     """
 
     clip: float | None = None
@@ -117,7 +117,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Classical:
-    """x_s = x_t + (s−t)·f, along the slope f of the ODE itself (eq. 10).
+    """x_s = x_t + (s−t)·f, along the slope f of the ODE (eq. 10).
 
     f(x, t) = dx/dt = ½·(d log ᾱ/dt)·(x − e/√(1−ᾱ)), t being the network's time.
     """
@@ -134,17 +134,17 @@ class Classical:
 
 @dataclass(frozen=True)
 class ReleasedClassical:
-    """What the authors' code runs for FON: x_s = x_t + (t−s)·(φ(x, t→t−1) − x).
+    """FON in the authors' code: x_s = x_t + (t−s)·(φ(x, t→t−1) − x).
 
-    The difference is taken at the start (x, t) of the step for every stage, with the stage's e
-    only; so it is not a Runge-Kutta method for eq. 10. Source: luping-liu/PNDM, runner/method.py.
+    Every stage takes the difference at the start (x, t) of the step, with only e from the stage;
+    so it is not a Runge-Kutta method for eq. 10. Source: luping-liu/PNDM, runner/method.py.
     """
 
     clip: float | None = None
 
     def keep(self, here: Node, start: Node) -> Keep:
         before = start.alpha_bar * math.exp(-start.slope)
-        if before > 1 - 1e-12:  # 1 but for rounding, which √(1−ᾱ) would magnify
+        if before > 1 - 1e-12:  # 1 up to rounding, which √(1−ᾱ) would amplify
             before = 1.0
         scale, gain = phi(start.alpha_bar, before)
         if here == start:
@@ -159,7 +159,7 @@ class ReleasedClassical:
 class Ancestral:
     """DDPM's step: the mean of q(x_s | x_t, x_0) at the predicted x_0, plus noise.
 
-    x_0 = (x_t − √(1−ᾱ_t)·e)/√ᾱ_t, bounded by ±clip; with r = ᾱ_t/ᾱ_s
+    x_0 = (x_t − √(1−ᾱ_t)·e)/√ᾱ_t, clipped to ±clip; with r = ᾱ_t/ᾱ_s
     mean = √ᾱ_s·(1−r)/(1−ᾱ_t)·x_0 + √r·(1−ᾱ_s)/(1−ᾱ_t)·x_t,
     variance = (1−ᾱ_s)/(1−ᾱ_t)·(1−r) (`small`) or 1−r (`large`); none in the last step.
     Source: Ho et al. 2020, eqs. 6–7 and §3.2, between any two times.

@@ -1,4 +1,4 @@
-"""A run with weights of one's own is held against what stands beside them."""
+"""Runs with own weights are checked against the metadata next to them."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from pndm.models.registry import WEIGHTS
 
 @pytest.fixture
 def weights(tmp_path):
-    """The shipped weights for cosine as somebody's own, with their card."""
+    """The shipped cosine weights as a user's own file, with their card."""
     path = WEIGHTS["digits_cosine"].path
     shutil.copy(path, tmp_path / "mine.safetensors")
     shutil.copy(path.with_suffix(".json"), tmp_path / "mine.json")
@@ -87,7 +87,7 @@ def test_without_a_card_the_run_decides(weights, content):
     for schedule in ("linear", "cosine"):
         assert compose(weights, f"schedule={schedule}").schedule["name"] == schedule
     weights.with_suffix(".json").write_text("{")
-    refused("no card of weights: mend or remove it", weights)
+    refused("not a card of weights: fix or remove it", weights)
 
 
 def test_sharded_weights_name_a_run_by_their_parts(weights, tmp_path):

@@ -1,4 +1,4 @@
-"""CelebA as its authors, Kaggle and torchvision hand it on."""
+"""CelebA in the layouts of its authors, Kaggle and torchvision."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""The datasets' preprocessing, and what they say about missing and bad files."""
+"""Preprocessing of the datasets, and their errors for missing and invalid files."""
 
 import io
 
@@ -61,8 +61,8 @@ def test_face_and_scene_are_torchvisions():
     from torchvision.transforms import functional
 
     image = picture(178, 218)
-    theirs = functional.resize(functional.crop(image, 57, 25, 128, 128), 64)
-    assert np.array_equal(datasets.crop_face(image), theirs)
+    reference = functional.resize(functional.crop(image, 57, 25, 128, 128), 64)
+    assert np.array_equal(datasets.crop_face(image), reference)
     wide = picture(400, 300)
     resized = functional.resize(wide, 256)
     assert resized.size == (341, 256)
@@ -162,7 +162,9 @@ def test_folder_takes_its_images_in_the_order_of_their_paths(tmp_path):
 
 @pytest.mark.parametrize("sizes", [[], [(4, 4)]])
 def test_a_folder_needs_two_images(tmp_path, sizes):
-    with pytest.raises(datasets.BadImage, match=f"{len(sizes)} images, two at least"):
+    with pytest.raises(
+        datasets.BadImage, match=f"{len(sizes)} images, but a dataset needs at least two"
+    ):
         datasets.folder(root=fill(tmp_path / "few", sizes))
 
 

@@ -1,4 +1,4 @@
-"""Image files of every kind: converted to the right 8-bit RGB, or refused in one line."""
+"""Image files of every kind: converted to the right 8-bit RGB, or rejected in one line."""
 
 import struct
 import zlib
@@ -35,7 +35,7 @@ def netpbm(kind, levels, largest):
 
 
 def opened(path):
-    """The pixels and the size that is told from the first bytes."""
+    """The pixels, and the size read from the header."""
     with decode.open_image(path, path.name) as image:
         size = decode.size(image, path.name)
         pixels = np.asarray(decode.rgb(image, path.name))
@@ -93,8 +93,14 @@ def test_16_bits_are_rounded(tmp_path):
 
 
 WRONG = {
-    "float.tif": (lambda p: Image.fromarray(RAMP / np.float32(255)).save(p), "black and white"),
-    "32.tif": (lambda p: Image.fromarray(WIDE.astype(np.int32)).save(p), "black and white"),
+    "float.tif": (
+        lambda p: Image.fromarray(RAMP / np.float32(255)).save(p),
+        "levels of unknown range",
+    ),
+    "32.tif": (
+        lambda p: Image.fromarray(WIDE.astype(np.int32)).save(p),
+        "levels of unknown range",
+    ),
     "see-through.png": (lambda p: with_alpha(GREY, 9).save(p), "transparent"),
     "key.png": (lambda p: GREY.save(p, transparency=7), "transparent"),
     "palette key.png": (lambda p: GREY.convert("P").save(p, transparency=7), "transparent"),
@@ -177,7 +183,7 @@ def test_the_pictures_of_phones_with_a_preview(tmp_path):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("seed", range(4))
 def test_damaged_files_are_read_or_refused_in_one_line(tmp_path, seed):
-    """Whatever Pillow's readers raise when they meet other bytes than they expect."""
+    """Any error of Pillow's readers for unexpected bytes."""
     random = np.random.default_rng(seed)
     for name in ("16.png", "16.tif", "16.pgm", "still.gif", "opaque.webp", "ink.jpg", "8.tga"):
         RIGHT[name](tmp_path / name)

@@ -1,4 +1,4 @@
-"""Folders of images as people, systems and programs leave them."""
+"""Image folders with hidden files, links and system folders."""
 
 import os
 from pathlib import Path
@@ -82,8 +82,8 @@ def test_links_are_followed_and_each_folder_is_read_once(two, tmp_path):
     (two / "circle").symlink_to(two, target_is_directory=True)
     (tmp_path / "elsewhere/back").symlink_to(two, target_is_directory=True)
     (two / "again").symlink_to(two / "link/deep", target_is_directory=True)
-    found = names(two)
-    assert len(found) == 4 and {Path(name).name for name in found} == {
+    result = names(two)
+    assert len(result) == 4 and {Path(name).name for name in result} == {
         f"{i}.png" for i in range(4)
     }
     (two / "self").symlink_to(two / "self")
@@ -101,7 +101,7 @@ def test_a_real_folder_goes_before_a_link_to_it(tmp_path):
 
 def test_a_link_to_nothing_is_named(two):
     (two / "gone.png").symlink_to(two / "nowhere.png")
-    with pytest.raises(datasets.BadImage, match=r"gone\.png is a link to nothing"):
+    with pytest.raises(datasets.BadImage, match=r"gone\.png is a broken link"):
         datasets.folder(root=two)
 
 

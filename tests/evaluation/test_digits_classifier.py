@@ -64,8 +64,8 @@ def test_shifts_are_by_one_pixel_and_pad_with_black():
     x = images.from_uint8(datasets.digits().images[:50])
     padded = torch.nn.functional.pad(x, (1, 1, 1, 1), value=-1.0)
     windows = padded.unfold(2, 8, 1).unfold(3, 8, 1).reshape(50, 9, 8, 8)
-    found = (windows == digits_classifier.shifted(x)).all((2, 3))
-    assert found.any(1).all() and found.float().argmax(1).unique().numel() == 9
+    result = (windows == digits_classifier.shifted(x)).all((2, 3))
+    assert result.any(1).all() and result.float().argmax(1).unique().numel() == 9
 
 
 @pytest.mark.slow

@@ -74,7 +74,7 @@ def mirrored() -> torch.Tensor:
 def test_fid_is_torch_fidelitys_from_beginning_to_end(extractor, reference):
     from torch_fidelity import calculate_metrics
 
-    theirs = calculate_metrics(
+    other = calculate_metrics(
         input1=datasets.TensorImages(mirrored()),
         input2=datasets.digits(),
         feature_extractor=register_digits(),
@@ -86,7 +86,7 @@ def test_fid_is_torch_fidelitys_from_beginning_to_end(extractor, reference):
     )["frechet_inception_distance"]
     blocks = statistics.blocks(extractor(mirrored()))
     ours = fid(blocks, reference)
-    assert ours["value"] == pytest.approx(theirs, rel=1e-7)
+    assert ours["value"] == pytest.approx(other, rel=1e-7)
     assert ours["low"] < ours["bias_corrected"] < ours["high"] and ours["se"] > 0
     assert ours["infinity"] == statistics.extrapolate(blocks, reference)
     assert ours["n"] == 1797 and ours["extractor"] == "digits"
@@ -99,8 +99,8 @@ def test_the_data_against_themselves_are_at_distance_zero(real, reference):
 
 def test_few_images_warn_and_have_no_interval(real, reference):
     with pytest.warns(UserWarning, match="64 samples for 64 features"):
-        found = fid([Statistics.of(real[:30]), Statistics.of(real[30:64])], reference)
-    assert found["n"] == 64 and found["se"] is found["low"] is None
+        result = fid([Statistics.of(real[:30]), Statistics.of(real[30:64])], reference)
+    assert result["n"] == 64 and result["se"] is result["low"] is None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fid([Statistics.of(real[:65])], reference)
@@ -112,12 +112,12 @@ def assert_both_ways_agree(a, b):
     Where both covariances are singular the eigenvalues that should be 0 come with an error of √ε
     each, which is allowed for.
     """
-    ours, theirs = statistics.frechet_distance(a, b), metrics.distance(a, b)
+    ours, other = statistics.frechet_distance(a, b), metrics.distance(a, b)
     traces = [m.covariance.trace().item() for m in (a, b)]
     ranks = [torch.linalg.matrix_rank(m.covariance, hermitian=True).item() for m in (a, b)]
     missing = len(a.mean) - min(ranks)
     rounding = missing * (np.finfo(float).eps * traces[0] * traces[1]) ** 0.5
-    assert abs(ours - theirs) <= 1e-6 * abs(ours) + 1e-9 * sum(traces) + rounding
+    assert abs(ours - other) <= 1e-6 * abs(ours) + 1e-9 * sum(traces) + rounding
 
 
 def test_singular_covariances_agree_within_their_rounding(real):
@@ -161,39 +161,39 @@ def test_a_reference_streams_in_parts(extractor, tiny, real):
         return datasets.TensorImages(torch.cat([images, images]))
 
     datasets.DATASETS[tiny] = datasets.Source(load, "twice", "none")
-    found = compute_reference(tiny, extractor)
+    result = compute_reference(tiny, extractor)
     whole = Statistics.of(torch.cat([real, real]))
-    assert found.n == whole.n == 3594
-    assert (found.mean - whole.mean).abs().max() < 1e-12
-    assert (found.covariance - whole.covariance).abs().max() < 1e-9
+    assert result.n == whole.n == 3594
+    assert (result.mean - whole.mean).abs().max() < 1e-12
+    assert (result.covariance - whole.covariance).abs().max() < 1e-9
 
 
 def test_references_round_trip_and_refuse_what_they_are_not_of(extractor, tiny, home):
-    made = compute_reference(tiny, extractor)
+    instance = compute_reference(tiny, extractor)
     path = reference_path(tiny, "digits")
     assert path == home / "references" / "tiny_digits.npz"
     with pytest.raises(MissingReference, match="reference tiny"):
         load_reference(tiny, extractor)
-    made.save(path)
-    found = load_reference(tiny, extractor)
-    assert found.labels == made.labels and torch.equal(found.covariance, made.covariance)
+    instance.save(path)
+    result = load_reference(tiny, extractor)
+    assert result.labels == instance.labels and torch.equal(result.covariance, instance.covariance)
     for label in ("dataset", "split", "preprocessing", "extractor", "extractor_sha256"):
-        dataclasses.replace(made, **{label: "another"}).save(path)
+        dataclasses.replace(instance, **{label: "another"}).save(path)
         with pytest.raises(ReferenceMismatch, match=f"{label} is 'another'"):
             load_reference(tiny, extractor)
         with pytest.warns(UserWarning, match="is used although"):
             assert load_reference(tiny, extractor, override=True).n == 100
-    dataclasses.replace(made, mean=torch.zeros(3), covariance=torch.eye(3)).save(path)
+    dataclasses.replace(instance, mean=torch.zeros(3), covariance=torch.eye(3)).save(path)
     with pytest.raises(ReferenceMismatch, match="3 features"):
         load_reference(tiny, extractor, override=True)
 
 
 def test_the_label_names_what_a_reference_is_of(extractor, tiny):
-    made = compute_reference(tiny, extractor)
-    other = dataclasses.replace(made, images_sha256="0" * 64)
-    assert made.label.startswith("tiny first, n=100, pndm, ") and made.label != other.label
-    same = dataclasses.replace(made, mean=made.mean + 1e-15)  # another machine's rounding
-    assert made.label == same.label
+    result = compute_reference(tiny, extractor)
+    other = dataclasses.replace(result, images_sha256="0" * 64)
+    assert result.label.startswith("tiny first, n=100, pndm, ") and result.label != other.label
+    same = dataclasses.replace(result, mean=result.mean + 1e-15)  # another machine's rounding
+    assert result.label == same.label
 
 
 @pytest.mark.parametrize("source", PUBLISHED)
@@ -207,8 +207,8 @@ def test_foreign_statistics_keep_their_label(source, extractor, tmp_path, home, 
     with pytest.raises(ReferenceMismatch, match="extractor_sha256 is 'unknown'"):
         load_reference("cifar10", extractor, path)
     with pytest.warns(UserWarning):
-        found = load_reference("cifar10", extractor, path, override=True)
-    assert found.mean.dtype == torch.float64 and source in found.label
+        result = load_reference("cifar10", extractor, path, override=True)
+    assert result.mean.dtype == torch.float64 and source in result.label
     with pytest.raises(ValueError, match="make it with .* or `import`"):
         Reference.load(file)
 
@@ -254,7 +254,7 @@ def test_missing_inception_weights_say_what_to_fetch(home):
 
 
 class Trap:
-    """A pickle that would leave a file behind if it were executed."""
+    """A pickle that would create a file if it were executed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -286,7 +286,7 @@ class Blank(FeatureExtractorInceptionV3):
 
 @pytest.mark.slow
 def test_a_folder_is_judged_by_an_inception_of_random_weights(tmp_path, monkeypatch, capsys):
-    """The whole way of the large datasets: weight file, command line, .npz, features, FID."""
+    """The full path of large datasets: weight file, command line, .npz, features, FID."""
     torch.save({}, tmp_path / "empty.pth")
     torch.manual_seed(0)
     network = Blank("inception-v3-compat", ["2048"], str(tmp_path / "empty.pth"))
@@ -308,10 +308,10 @@ def test_a_folder_is_judged_by_an_inception_of_random_weights(tmp_path, monkeypa
 
     extractor = load_extractor("inception", "cpu", tmp_path / "random.pth", any_weights=True)
     reference = load_reference("folder", extractor, root=root)
-    found = list(extract_features(datasets.folder(root=root), extractor))
-    assert reference.n == 50 and found[0].shape == (32, 2048)
+    result = list(extract_features(datasets.folder(root=root), extractor))
+    assert reference.n == 50 and result[0].shape == (32, 2048)
     with pytest.warns(UserWarning, match="50 (samples|reference images) for 2048 features"):
-        record = fid([Statistics.of(torch.cat(found))], reference)
+        record = fid([Statistics.of(torch.cat(result))], reference)
     assert record["metric"].startswith("not FID")
     assert record["value"] == pytest.approx(0, abs=1e-2)
 
@@ -329,20 +329,20 @@ def test_features_are_kept_with_a_reference_and_read_again(extractor, tiny):
     with pytest.raises(MissingReference, match="--keep-features"):
         reference_features(tiny, extractor)
     main(["reference", tiny, "--extractor=digits", "--keep-features"])
-    found = reference_features(tiny, extractor)
+    result = reference_features(tiny, extractor)
     want = extractor(datasets.digits().images[:100])
-    torch.testing.assert_close(found.double(), want, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(result.double(), want, rtol=1e-6, atol=1e-6)
     kept = features_path(tiny, "digits")
     assert [path.name for path in kept.parent.glob(".*")] == []
 
 
 def test_the_floor_is_the_bias_of_two_halves():
     x = torch.randn(4000, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    found = split_half_fid(x, range(5))
-    assert found["n"] == 2000 and found["n_perfect"] == 4000
-    assert found["perfect"] == pytest.approx(found["value"] / 2)
+    result = split_half_fid(x, range(5))
+    assert result["n"] == 2000 and result["n_perfect"] == 4000
+    assert result["perfect"] == pytest.approx(result["value"] / 2)
     # |μ_a − μ_b|² ≈ D(1/n + 1/n), and a quarter of |Σ_a − Σ_b|² ≈ D(D+1)/4 · (1/n + 1/n)
-    assert found["value"] == pytest.approx((8 + 8 * 9 / 4) * 2 / 2000, rel=0.25)
+    assert result["value"] == pytest.approx((8 + 8 * 9 / 4) * 2 / 2000, rel=0.25)
 
 
 def test_nearest_neighbours():

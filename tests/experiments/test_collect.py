@@ -25,12 +25,12 @@ PLMS_50 = Cell("linear", "plms", "leading", "", 50, 0)
 
 
 def record(**given):
-    """A record as run.py writes it, with some fields of its own."""
+    """A record as run.py writes it, with some fields changed."""
     solver, schedule = given.get("solver", "plms"), given.get("schedule", "linear")
     fid = {"value": 1.5, "bias_corrected": 1.2, "se": 0.1, "low": 1.0, "high": 1.4}
     fid |= {"extractor": "digits", "reference": "digits all, n=1797, pndm, 0123456789ab"}
     settings = {"solver": {"name": solver}, "schedule": {"name": schedule, "timesteps": 1000}}
-    made = {
+    result = {
         "schema": 1,
         "status": "complete",
         **{"dataset": "digits", "schedule": schedule, "solver": solver, "model": "digits_linear"},
@@ -40,22 +40,22 @@ def record(**given):
         "seconds": {"sampling": 20.0, "features": 1.0, "total": 22.0},
         "started": "2026-01-01T00:00:00+0000",
     }
-    return made | given
+    return result | given
 
 
 @pytest.fixture
 def outputs(tmp_path):
-    """A folder of runs, and `put(name, **fields)` that leaves a record there."""
+    """A folder of runs, and `put(name, **fields)` that writes a record there."""
     root = tmp_path / "outputs"
     root.mkdir()
 
     def put(name="plms-50-aa", **given):
-        made = record(**given)
-        folder = root / made["dataset"] / made["schedule"] / name
+        result = record(**given)
+        folder = root / result["dataset"] / result["schedule"] / name
         folder.mkdir(parents=True)
-        (folder / "status.json").write_text(json.dumps(made))
-        if made["status"] != "running":
-            (folder / "metrics.json").write_text(json.dumps(made))
+        (folder / "status.json").write_text(json.dumps(result))
+        if result["status"] != "running":
+            (folder / "metrics.json").write_text(json.dumps(result))
         return folder
 
     return root, put
@@ -66,7 +66,7 @@ def gathered(root, *codes, samples=None):
 
 
 def results_of(reading):
-    """The results without a look for shards."""
+    """The results without reading shards."""
     nothing = Results.load(Path("nowhere"))
     cells = reading.frame.assign(command="python run.py")[COLUMNS]
     return nothing.replace(Results(cells, nothing.jackknife, nothing.floors))
@@ -202,9 +202,9 @@ def test_other_numbers_of_images_and_doubles_are_left_out_by_name(outputs):
     put("old", started="2025")
     put("new", fid=record()["fid"] | {"value": 2.0})
     put("later-but-failed", started="2027", status="failed", fid=None)
-    found = gathered(root)
-    assert list(found.frame["fid"]) == [2.0]
-    reasons = {note.rpartition("/")[2]: note.partition(":")[0] for note in found.notes}
+    result = gathered(root)
+    assert list(result.frame["fid"]) == [2.0]
+    reasons = {note.rpartition("/")[2]: note.partition(":")[0] for note in result.notes}
     assert reasons == {
         "few": "left out, of another number of images",
         "old": "left out, doubled by newer",
@@ -258,12 +258,12 @@ def test_the_jackknife_from_distances_is_that_from_sums():
     assert list(jackknife.sizes(n)) == [block.n for block in a]
     (va, wa), (vb, wb) = (jackknife.distances(blocks, exact) for blocks in (a, b))
     single, paired = statistics.distance(a, exact), statistics.difference(a, b, exact)
-    for found, expected in (
+    for result, expected in (
         (jackknife.estimate(va, wa, n), single),
         (jackknife.estimate(va - vb, np.subtract(wa, wb), n), paired),
     ):
         for name in ("value", "bias_corrected", "se", "low", "high"):
-            assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=1e-8)
+            assert getattr(result, name) == pytest.approx(getattr(expected, name), rel=1e-8)
 
 
 @pytest.fixture(scope="module")
@@ -273,7 +273,7 @@ def digits():
 
 
 def test_claims_come_from_the_runs_shards(outputs, digits, tmp_path):
-    """Two runs of one set of seeds, in shards that older code made, against pndm.statistics."""
+    """Two runs of one set of seeds, in shards of older code, against `statistics`."""
     root, put = outputs
     extractor, reference = digits
     n, all_blocks = 1797, []
@@ -294,18 +294,18 @@ def test_claims_come_from_the_runs_shards(outputs, digits, tmp_path):
             store.save(i // 500, {"features": x[i : i + 500].numpy()})
     results, notes = collect.collect(gathered(root), Results.load(tmp_path))
     assert notes == []
-    found = claims.row(results, CLAIMS[0], "digits", "linear", 0)
+    result = claims.row(results, CLAIMS[0], "digits", "linear", 0)
     expected = statistics.difference(*all_blocks, reference)
     for name, value in (
         ("difference", expected.bias_corrected),
         ("low", expected.low),
         ("high", expected.high),
     ):
-        assert found[name] == pytest.approx(value, abs=1e-3)
-    assert found["verdict"] == claims.verdict(expected.low, expected.high) != "not run"
+        assert result[name] == pytest.approx(value, abs=1e-3)
+    assert result["verdict"] == claims.verdict(expected.low, expected.high) != "not run"
     results.save(tmp_path / "results")
     again = Results.load(tmp_path / "results")
-    assert claims.row(again, CLAIMS[0], "digits", "linear", 0) == found
+    assert claims.row(again, CLAIMS[0], "digits", "linear", 0) == result
     assert again.floor("digits") > 0
 
 
@@ -331,9 +331,9 @@ def test_committed_tables_regenerate(tmp_path):
     claims.write(results, tmp_path)
     for dataset in DATASETS:
         write(results, dataset, tmp_path)
-    for made in tmp_path.iterdir():
-        assert made.read_text() == (FOLDER / made.name).read_text(), (
-            f"{made.name} is not what the committed cells give: "
+    for result in tmp_path.iterdir():
+        assert result.read_text() == (FOLDER / result.name).read_text(), (
+            f"{result.name} is not what the committed cells give: "
             "python -m experiments.main_table.collect --readme"
         )
 

@@ -29,11 +29,11 @@ def test_the_values_are_those_committed(path):
 
 def test_a_changed_value_is_seen(tmp_path, monkeypatch):
     """One cell's committed value altered is the one that is named."""
-    made = nbformat.v4.new_notebook(
+    result = nbformat.v4.new_notebook(
         cells=[nbformat.v4.new_code_cell(f"print({i})") for i in range(3)]
     )
     path = tmp_path / "made.ipynb"
-    nbformat.write(made, path)
+    nbformat.write(result, path)
     nbformat.write(notebooks.executed(path), path)
     assert notebooks.changed(path) == []
     altered = path.read_text().replace('"1\\n"', '"one\\n"')

@@ -72,11 +72,11 @@ def test_the_abstracts_cells_come_first_then_the_cheap_ones():
 
 
 def test_a_cell_that_fails_stops_nothing(monkeypatch, capsys):
-    made = []
+    result = []
 
     def run(cfg, sweep):
-        made.append(cfg)
-        if len(made) == 1:
+        result.append(cfg)
+        if len(result) == 1:
             raise NonFiniteError("evaluation 3 at time 9:\nNaN")
         return "metrics.json"
 
@@ -84,7 +84,7 @@ def test_a_cell_that_fails_stops_nothing(monkeypatch, capsys):
     tasks = [task("plms", 5, 14), task("plms", 10, 19, done=True), task("plms", 20, 29)]
     failed = fid_by_steps.make(tasks)
     assert failed == ["linear plms leading 5 seed 0: evaluation 3 at time 9: NaN"]
-    assert len(made) == 2 and "[2/2] linear plms leading 20 seed 0" in capsys.readouterr().out
+    assert len(result) == 2 and "[2/2] linear plms leading 20 seed 0" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -154,9 +154,9 @@ def test_committed_coverage_reaches_its_aims_and_regenerates(tmp_path):
 
 
 def test_coverage_in_a_few_simulations():
-    found = coverage.simulate(4, 100, 60, seed=1)
-    assert found["single"] >= 0.88 and found["paired"] >= 0.88
-    assert found["simulations"] == 60
+    result = coverage.simulate(4, 100, 60, seed=1)
+    assert result["single"] >= 0.88 and result["paired"] >= 0.88
+    assert result["simulations"] == 60
 
 
 @pytest.mark.slow
@@ -174,8 +174,8 @@ def test_the_exact_network_is_the_mixtures():
     even = torch.ones(6, dtype=torch.float64)
     mixture = Mixture(pndm.schedules.linear(), data, even * manifold.BLUR**2, even)
     t = torch.full((6,), 300.0)
-    found = manifold.exact(pndm.schedules.linear(), data)(x, t)
-    assert found == pytest.approx(mixture(x, t), rel=1e-9)
+    result = manifold.exact(pndm.schedules.linear(), data)(x, t)
+    assert result == pytest.approx(mixture(x, t), rel=1e-9)
 
 
 @pytest.mark.parametrize("model", ["exact", "digits_linear"])
@@ -281,11 +281,11 @@ def test_a_plan_is_of_the_schedules_asked_for(capsys):
 
 def test_verdicts_of_the_comparison():
     row = pd.Series({"status": "complete", "fid": 3.4, "se": 0.05})
-    assert paper.judged(row, 3.34)["verdict"] == "within the uncertainty"
-    assert paper.judged(row, 3.1)["verdict"] == "ours is higher"
-    assert paper.judged(row, 4.0)["verdict"] == "ours is lower"
-    assert paper.judged(None, 4.0) == {"verdict": "not run"}
-    assert paper.judged(pd.Series({**row, "status": "failed"}), 3.4)["verdict"] == "not run"
+    assert paper.verdict_on(row, 3.34)["verdict"] == "within the uncertainty"
+    assert paper.verdict_on(row, 3.1)["verdict"] == "ours is higher"
+    assert paper.verdict_on(row, 4.0)["verdict"] == "ours is lower"
+    assert paper.verdict_on(None, 4.0) == {"verdict": "not run"}
+    assert paper.verdict_on(pd.Series({**row, "status": "failed"}), 3.4)["verdict"] == "not run"
 
 
 # Beyond the paper

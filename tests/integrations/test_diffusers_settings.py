@@ -143,7 +143,7 @@ def test_clip_sample_is_ddims(kind, limit, eta):
         (UniPCMultistepScheduler(), "unipc", {"gradient.order": 2, "order": None}),
         (UniPCMultistepScheduler(solver_order=3), "unipc", {"gradient.order": 3}),
         (UniPCMultistepScheduler(solver_type="bh1"), "unipc", {"gradient.halfway": "bh1"}),
-        (UniPCMultistepScheduler(predict_x0=False), "unipc", {"gradient.own": "rho"}),
+        (UniPCMultistepScheduler(predict_x0=False), "unipc", {"gradient.transfer_clock": "rho"}),
         (UniPCMultistepScheduler(), "dpmpp_3m", {"gradient.order": 3}),
         (DEISMultistepScheduler(solver_order=3), "deis", {"gradient.order": 3}),
         (PNDMScheduler(), "unipc", {"gradient.order": 3}),

@@ -1,4 +1,4 @@
-"""Every public file format, built here as upstream writes it; and everything that is refused."""
+"""Every public file format, built as upstream writes it; and all rejected files."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def prefixed(state: dict) -> dict:
 
 
 def optimizer() -> dict:
-    """What an optimizer's state_dict looks like: not tensors alone."""
+    """An optimizer's state_dict, which holds not only tensors."""
     moments = {"step": 7, "exp_avg": torch.zeros(3), "exp_avg_sq": torch.zeros(3)}
     return {"state": {0: moments}, "param_groups": [{"lr": 2e-4, "amsgrad": False, "params": [0]}]}
 
@@ -57,8 +57,8 @@ def saved(content, path, **options):
 
 
 def equal(unet: UNet, state: dict) -> bool:
-    found = unet.state_dict()
-    return found.keys() == state.keys() and all(torch.equal(found[k], state[k]) for k in state)
+    result = unet.state_dict()
+    return result.keys() == state.keys() and all(torch.equal(result[k], state[k]) for k in state)
 
 
 def load(path, architecture=TINY, **options) -> UNet:
@@ -158,14 +158,14 @@ def test_score_sde(tmp_path, family):
 @pytest.fixture(scope="module")
 def diffusers_state() -> dict:
     """Our random weights inside diffusers' network: its own names, orders and shapes."""
-    theirs = diffusers_unet(TINY)
+    reference = diffusers_unet(TINY)
     with torch.device("meta"):
         unet = UNet(TINY)
-    keys = {key: torch.tensor(float(i)) for i, key in enumerate(theirs.state_dict())}
+    keys = {key: torch.tensor(float(i)) for i, key in enumerate(reference.state_dict())}
     ours = {int(value): key for key, value in key_maps.rename_keys(keys, unet).items()}
     return {
         key: weights()[ours[i]].reshape(value.shape)
-        for i, (key, value) in enumerate(theirs.state_dict().items())
+        for i, (key, value) in enumerate(reference.state_dict().items())
     }
 
 
@@ -195,19 +195,19 @@ def test_diffusers(tmp_path, diffusers_state, rename, suffix, place):
 
 
 def test_diffusers_writes_such_folders(tmp_path, diffusers_state):
-    theirs = diffusers_unet(TINY)
-    theirs.load_state_dict(diffusers_state)
-    theirs.save_pretrained(tmp_path / "model")
+    reference = diffusers_unet(TINY)
+    reference.load_state_dict(diffusers_state)
+    reference.save_pretrained(tmp_path / "model")
     assert equal(load(tmp_path / "model"), weights())
 
 
 def test_what_diffusers_says_of_its_weights_must_fit(tmp_path, diffusers_state):
     """None of it can be seen in the tensors."""
-    theirs = diffusers_unet(TINY)
-    theirs.load_state_dict(diffusers_state)
-    theirs.save_pretrained(tmp_path / "model")
+    reference = diffusers_unet(TINY)
+    reference.load_state_dict(diffusers_state)
+    reference.save_pretrained(tmp_path / "model")
     path = tmp_path / "model" / "config.json"
-    said = json.loads(path.read_text())
+    message = json.loads(path.read_text())
     for wrong in (
         {"flip_sin_to_cos": True},
         {"freq_shift": 0},
@@ -217,11 +217,11 @@ def test_what_diffusers_says_of_its_weights_must_fit(tmp_path, diffusers_state):
         {"sample_size": 32},
         {"center_input_sample": True},
     ):
-        path.write_text(json.dumps(said | wrong))
+        path.write_text(json.dumps(message | wrong))
         (key,) = wrong
         refused(f"config.json says {key}=", tmp_path / "model")
     path.write_text(json.dumps([1]))
-    refused("is no config of diffusers", tmp_path / "model")
+    refused("is not a config of diffusers", tmp_path / "model")
 
 
 def test_own_files_and_their_cards(tmp_path):
@@ -239,7 +239,7 @@ def test_own_files_and_their_cards(tmp_path):
     path.with_suffix(".json").write_text(json.dumps({**card, "sha256": "0" * 64}))
     refused("not the file that its card describes", path)
     path.with_suffix(".json").write_text("{")
-    refused("no card", path)
+    refused("is not a card", path)
 
 
 def test_a_checkpoint_of_training(tmp_path):
@@ -286,7 +286,7 @@ def test_a_pickle_that_runs_code(tmp_path, zipped):
 
 def test_a_numpy_scalar(tmp_path):
     content = [weights(), optimizer(), np.float64(1.0), 2, weights()]
-    assert "numpy" in refused("tensors alone", saved(content, tmp_path / "x.ckpt"))
+    assert "numpy" in refused("save only its tensors", saved(content, tmp_path / "x.ckpt"))
 
 
 def test_truncated_files(tmp_path):
@@ -311,7 +311,7 @@ def test_truncated_files(tmp_path):
         (b"", "empty"),
         (b"\n<!DOCTYPE html><html><title>Google Drive - Quota exceeded</title>", "web page"),
         (b"<?xml version='1.0'?><Error>", "web page"),
-        (b"hello, world" * 100, "no weights file"),
+        (b"hello, world" * 100, "not a weights file"),
     ],
 )
 def test_files_that_hold_no_weights(tmp_path, content, match):
@@ -349,7 +349,7 @@ def test_a_wrong_format(tmp_path):
 
 def test_files_need_an_architecture(tmp_path):
     path = saved(weights(), tmp_path / "x.ckpt")
-    refused("say architecture=NAME, one of .*ddim_celeba", path, None)
+    refused("pass architecture=NAME, one of .*ddim_celeba", path, None)
     refused("no architecture ddpm_cifar, one of", path, "ddpm_cifar")
 
 
@@ -371,7 +371,7 @@ def test_missing_weights_say_what_to_fetch_and_where_to_put_it():
 
 def test_hub_offline():
     pytest.importorskip("huggingface_hub")
-    refused("cannot (reach|be had)|cannot reach", "hf://someone/something")
+    refused("cannot reach|is not available", "hf://someone/something")
     refused("ask for ddpm_cifar10_nonema_hub by name", "hf://google/ddpm-cifar10-32")
 
 

@@ -1,4 +1,4 @@
-"""Fetching from a server on this machine, which can also break off, lie and be away."""
+"""Downloads from a local server, which can also disconnect, misreport and be unavailable."""
 
 import hashlib
 import io
@@ -32,7 +32,7 @@ def checkpoint() -> bytes:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Serves `server.content`, from the byte asked for, as `server` is told to behave."""
+    """Serve `server.content`, from the requested byte, with the behaviour set on `server`."""
 
     def do_GET(self):
         server, content = self.server, self.server.content
@@ -94,8 +94,8 @@ def refused(weights, match: str) -> str:
 
 def leftovers(weights) -> list[str]:
     """Every file in the cache."""
-    found = (path for path in cache_dir().rglob("*") if path.is_file())
-    return sorted(path.name for path in found if path.suffix != ".lock")
+    result = (path for path in cache_dir().rglob("*") if path.is_file())
+    return sorted(path.name for path in result if path.suffix != ".lock")
 
 
 def test_fetch_and_load(server, weights):
@@ -191,7 +191,7 @@ def test_offline(weights):
 
 
 class Drive:
-    """What `gdown` offers, with one folder in it."""
+    """A stub of `gdown` with one folder."""
 
     def __init__(self, content: bytes) -> None:
         self.content, self.asked = content, []

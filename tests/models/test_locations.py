@@ -1,4 +1,4 @@
-"""Folders, parts and cards of weights as people have them, and what `convert` must not lose."""
+"""Folders, parts and cards of weights, and the files that `convert` must not overwrite."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def weights(version=0):
 
 
 def write(path, version=0, half=False):
-    """Weights in a file of the kind that its suffix says."""
+    """Write weights in the format of a file's suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {k: v.half() if half else v.clone() for k, v in weights(version).items()}
     (safetensors.torch.save_file if path.suffix == ".safetensors" else torch.save)(state, path)
@@ -87,8 +87,8 @@ def test_the_average_and_full_precision_are_preferred(tmp_path):
     for i, name in enumerate(order):
         path = write(tmp_path / name, half="16" in name)
         assert locations.locate(str(tmp_path)) == path
-        wanted = path if i < 4 or i > 5 else tmp_path / order[3]
-        assert locations.locate(str(tmp_path), ema=False) == wanted
+        expected = path if i < 4 or i > 5 else tmp_path / order[3]
+        assert locations.locate(str(tmp_path), ema=False) == expected
     assert is_version(load(tmp_path), 0)
 
 
@@ -141,7 +141,7 @@ def test_parts_of_a_variant(tmp_path, name):
 )
 def test_a_list_of_parts_that_is_none(tmp_path, content):
     (tmp_path / f"{STEM}.safetensors.index.json").write_text(content)
-    with pytest.raises(CheckpointError, match="no list of the parts|lists 0 parts"):
+    with pytest.raises(CheckpointError, match="not an index of weights|lists 0 parts"):
         load(tmp_path)
 
 
@@ -177,20 +177,20 @@ def test_the_json_of_others_is_no_card(tmp_path, content):
 
 def test_a_card_says_what_was_trained_on(tmp_path):
     path = write(tmp_path / "w.safetensors")
-    said = {"schedule": "cosine", "timesteps": 100, "prediction": "velocity"}
-    path.with_suffix(".json").write_text(json.dumps(CARD | said | {"sha256": sha256(path)}))
+    message = {"schedule": "cosine", "timesteps": 100, "prediction": "velocity"}
+    path.with_suffix(".json").write_text(json.dumps(CARD | message | {"sha256": sha256(path)}))
     unet = load(path)
-    assert said.items() <= unet.provenance.items()
+    assert message.items() <= unet.provenance.items()
     assert unet.provenance["name"] == "mine" and unet.provenance["ema"] is True
     # and still does when it is written again
     unet.provenance["architecture"] = "digits_cosine"
     pndm.models.checkpoints.save(unet, tmp_path / "new" / "w.safetensors")
-    assert cards.trained_on(tmp_path / "new" / "w.safetensors") == said
+    assert cards.trained_on(tmp_path / "new" / "w.safetensors") == message
 
 
 def test_registered_weights_say_it_too():
-    said = pndm.models.load("digits_cosine").provenance
-    assert (said["schedule"], said["timesteps"]) == ("cosine", 1000)
+    message = pndm.models.load("digits_cosine").provenance
+    assert (message["schedule"], message["timesteps"]) == ("cosine", 1000)
 
 
 SCHEDULERS = [
@@ -271,7 +271,7 @@ def test_convert_loses_nothing(digits, capsys, words, message):
 def test_convert_overwrites_only_where_told_to(digits, capsys, there):
     (digits / there).write_text("mine")
     assert convert("a/model.pt") == 1
-    assert f"{there} is there already" in capsys.readouterr().err
+    assert f"{there} exists already" in capsys.readouterr().err
     assert (digits / there).read_text() == "mine"
     assert convert("a/model.pt", "--overwrite") == 0
     assert pndm.models.load("model.safetensors").provenance["architecture"] == "digits_linear"

@@ -1,4 +1,4 @@
-"""Where training codes and wrappers put a network's weights and their average, in small."""
+"""Packings of training codes and wrappers: weights and their average, in small."""
 
 from collections import OrderedDict
 
@@ -47,10 +47,10 @@ def test_prefixes_of_wrappers(prefix):
 def test_what_wrappers_put_inside_names_and_beside_them():
     inside = {key.replace(".", "._orig_mod.", 1): value for key, value in network(3).items()}
     assert is_network(unpack(inside, True, "file.pt")[0], 3)
-    beside = {"betas": torch.ones(9), "loss.weight": torch.ones(1), **network(3, "model.")}
-    assert is_network(unpack(beside, True, "file.pt")[0], 3)
-    beside = {"epoch_embedding": torch.ones(1), **network(3)}
-    assert "epoch_embedding" in unpack(beside, True, "file.pt")[0]  # named later as unexpected
+    neighbour = {"betas": torch.ones(9), "loss.weight": torch.ones(1), **network(3, "model.")}
+    assert is_network(unpack(neighbour, True, "file.pt")[0], 3)
+    neighbour = {"epoch_embedding": torch.ones(1), **network(3)}
+    assert "epoch_embedding" in unpack(neighbour, True, "file.pt")[0]  # named later as unexpected
 
 
 BARE = {
@@ -145,9 +145,9 @@ def test_a_real_averaged_model_of_torch():
         {"swa": state},
         {"model": model.state_dict(), "copy": state, "step": 1},
     ):
-        found, _, average = unpack(content, True, "file.pt")
-        assert average is True and found.keys() == model.state_dict().keys()
-    refused("an average alone", state, ema=False)
+        result, _, average = unpack(content, True, "file.pt")
+        assert average is True and result.keys() == model.state_dict().keys()
+    refused("only an average", state, ema=False)
 
 
 def test_lightning():
@@ -207,7 +207,7 @@ def test_what_may_be_meant_is_never_guessed():
     for nothing in (None, {}, [], 0.0):
         refused("no moving average", {"model": network(1), "ema": nothing, "step": 3})
     assert is_network(unpack({"model_ema": network(2), "step": 2}, True, "file.pt")[0], 2)
-    refused("an average alone", {"model_ema": network(2), "step": 2}, ema=False)
+    refused("only an average", {"model_ema": network(2), "step": 2}, ema=False)
     assert is_network(unpack({"non_ema": network(1), "ema": network(2)}, True, "file.pt")[0], 2)
 
 

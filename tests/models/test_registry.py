@@ -51,7 +51,7 @@ def test_files_do_not_collide():
 
 
 def test_iddpm_knows_both_conventions():
-    """A schedule of 4000 times told by quarters, or one of 1000 told as they are."""
+    """A schedule of 4000 times embedded as quarters, or one of 1000 embedded unscaled."""
     for name, timesteps in (("iddpm_cifar10", 4000), ("iddpm_cifar10_released", 1000)):
         weights = find(name)
         assert weights.timesteps == timesteps and weights.schedule == "cosine"

@@ -73,8 +73,8 @@ def test_iddpm_differs_by_upstream_s_single_precision_softmax_alone():
     state = small.state("iddpm_cifar10")
     x, t = small.inputs(16)
     expected = small.REFERENCE["iddpm_cifar10"](state, x, t, exact=False)[:, :3]
-    found = ours("iddpm_cifar10", state)(x, 4 * t)
-    assert 1e-12 < difference(found, expected) < 1e-7
+    result = ours("iddpm_cifar10", state)(x, 4 * t)
+    assert 1e-12 < difference(result, expected) < 1e-7
 
 
 @pytest.mark.parametrize("family", small.REFERENCE)
@@ -108,10 +108,10 @@ def test_real_networks_have_upstream_s_parameters(family):
             )
         else:
             upstream = diffusers_unet(ARCHITECTURES[family]).state_dict()
-    state, wanted = key_maps.rename_keys(upstream, unet), unet.state_dict()
-    assert state.keys() == wanted.keys()
-    assert all(state[key].shape == wanted[key].shape for key in wanted)
-    count = sum(tensor.numel() for tensor in wanted.values())
+    state, expected = key_maps.rename_keys(upstream, unet), unet.state_dict()
+    assert state.keys() == expected.keys()
+    assert all(state[key].shape == expected[key].shape for key in expected)
+    count = sum(tensor.numel() for tensor in expected.values())
     assert round(count / 1e6, 2) == MILLIONS[family]
     assert count == sum(tensor.numel() for tensor in upstream.values())
 
@@ -181,9 +181,9 @@ def test_channels_last_changes_the_layout_alone(family):
                     given[0].is_contiguous(memory_format=torch.channels_last)
                 )
             )
-    found = unet(x.to(memory_format=torch.channels_last), t)
+    result = unet(x.to(memory_format=torch.channels_last), t)
     assert formats and all(formats)
-    assert difference(found, expected) < 1e-12
+    assert difference(result, expected) < 1e-12
 
 
 @pytest.mark.parametrize("family", ["ddpm_cifar10", *small.REFERENCE])

@@ -21,8 +21,8 @@ FILE = Path(__file__).parents[1] / "golden" / "networks.safetensors"
 def outputs() -> dict:
     """The first three outputs [4, 3, 16, 16] of each reference."""
     x, t = inputs(16)
-    made = {family: f(state(family), x, t)[:, :3] for family, f in REFERENCE.items()}
-    return {family: e.contiguous() for family, e in made.items()}
+    result = {family: f(state(family), x, t)[:, :3] for family, f in REFERENCE.items()}
+    return {family: e.contiguous() for family, e in result.items()}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a person can mend is one line; a bug keeps its traceback, wherever it is shown."""
+"""User errors are one line; a bug keeps its traceback, wherever it is shown."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def test_a_bug_in_a_cell_shows_its_traceback_and_stops_no_other(run, tmp_path, m
 
 
 def test_what_a_person_can_mend_is_one_line(run, tmp_path):
-    for arguments, said in {
+    for arguments, message in {
         ("solver=plsm",): "did you mean plms?",
         ("steps=0",): "give a whole number from 1 to 1000",
         ("dataset=celeba",): "fetch ddim_celeba",
@@ -66,7 +66,7 @@ def test_what_a_person_can_mend_is_one_line(run, tmp_path):
         ("--frobnicate",): "settings are key=value",
     }.items():
         status, _ = run(*arguments)
-        assert isinstance(status, str) and said in status and "\n" not in status
+        assert isinstance(status, str) and message in status and "\n" not in status
     assert not list(tmp_path.iterdir())
 
 

@@ -1,4 +1,4 @@
-"""What names a run: settings, weights and code; not comments, docstrings or layout."""
+"""The identity of a run: settings, weights and code; not comments, docstrings or layout."""
 
 import ast
 import shutil
@@ -43,7 +43,7 @@ def test_comments_docstrings_and_layout_are_not_code():
 
 @pytest.fixture
 def copy(tmp_path, monkeypatch):
-    """A copy of the package whose code is hashed in the place of this one."""
+    """A copy of the package, whose code is hashed instead."""
     folder = Path(pndm.__file__).parent
     shutil.copytree(folder, tmp_path / "pndm", ignore=shutil.ignore_patterns("*.safetensors"))
     monkeypatch.setattr(identity, "__file__", str(tmp_path / "pndm" / "runs" / "identity.py"))

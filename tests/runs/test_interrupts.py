@@ -1,4 +1,4 @@
-"""Signals whose exception gets lost or changed on its way."""
+"""Signals whose exception is lost or replaced."""
 
 import json
 import signal
@@ -12,7 +12,7 @@ from pndm.runs.run import run_experiment
 
 
 class Finalized:
-    """A signal comes while it is finalized, where Python drops every exception."""
+    """A signal arrives during finalization, where Python drops every exception."""
 
     def __del__(self):
         signal.raise_signal(signal.SIGTERM)
@@ -20,7 +20,7 @@ class Finalized:
 
 @pytest.fixture
 def status(tmp_path, monkeypatch):
-    """Make a run of three shards, in whose first features something happens; how it ended."""
+    """Execute a run of three shards with an event in its first features; return its status."""
 
     def go(happens):
         monkeypatch.setattr("pndm.runs.shards.SHARD", 8)

@@ -1,4 +1,4 @@
-"""Precision, layout, compilation and memory: what they may change, and what they may not."""
+"""Precision, layout, compilation and memory: their effects on results, and the invariants."""
 
 import json
 import os
@@ -32,14 +32,14 @@ def inputs(rows=5):
 
 
 def forget_networks():
-    """Drop the networks that this process keeps."""
+    """Clear the networks cached in this process."""
     cached_runner.cache_clear()
     load_network.cache_clear()
 
 
 @pytest.fixture
 def run(tmp_path):
-    """Make a run in a fresh outputs folder; its record."""
+    """Execute a run in a fresh outputs folder; return its record."""
     forget_networks()
 
     def go(*arguments):
@@ -107,9 +107,9 @@ def test_the_state_keeps_its_precision():
     expected = exact(exact.state_of(x), t)
     assert expected.dtype == torch.float64
     for precision, bound in (("fp32", 1e-5), ("bf16", 5e-2)):
-        found = digits(precision=precision)(x, t)
-        assert found.dtype == torch.float32
-        assert 0 < difference(found.double(), expected) < bound
+        result = digits(precision=precision)(x, t)
+        assert result.dtype == torch.float32
+        assert 0 < difference(result.double(), expected) < bound
 
 
 def test_precision_names_the_run(run):
@@ -207,8 +207,8 @@ def test_compiled_once_for_all_steps_and_methods(monkeypatch):
     schedule = pndm.schedules.linear()
     for solver in (pndm.solvers.plms(), pndm.solvers.prk(), pndm.solvers.ddim()):
         how = {"solver": solver, "schedule": schedule, "steps": 7}
-        found, expected = pndm.sample(compiled, x_T, **how), pndm.sample(plain, x_T, **how)
-        assert difference(found, expected) < 1e-5
+        result, expected = pndm.sample(compiled, x_T, **how), pndm.sample(plain, x_T, **how)
+        assert difference(result, expected) < 1e-5
     assert compiled.mode == "max-autotune-no-cudagraphs"
 
 
@@ -216,8 +216,8 @@ def test_compiled_once_for_all_steps_and_methods(monkeypatch):
 @torch.no_grad()
 def test_the_network_is_one_graph():
     unet = UNet(DDPM["ddpm_cifar10"]).eval()
-    found = torch._dynamo.explain(unet)(torch.randn(2, 3, 16, 16), torch.tensor([3.5]).expand(2))
-    assert (found.graph_count, found.graph_break_count) == (1, 0)
+    result = torch._dynamo.explain(unet)(torch.randn(2, 3, 16, 16), torch.tensor([3.5]).expand(2))
+    assert (result.graph_count, result.graph_break_count) == (1, 0)
 
 
 # Memory
@@ -282,8 +282,8 @@ def test_a_graphics_card_gives_the_same_images(precision, bound, compile):
     exact = digits(precision="fp64")
     expected = pndm.sample(exact, exact.state_of(x_T), **how)
     runner = digits(device=torch.device("cuda"), precision=precision, compile=compile)
-    found = pndm.sample(runner, runner.state_of(x_T), **how)
-    assert difference(found.double().cpu(), expected) < bound
+    result = pndm.sample(runner, runner.state_of(x_T), **how)
+    assert difference(result.double().cpu(), expected) < bound
     assert runner.mode == {"off": None, "auto": "default", "max": "max-autotune"}[compile]
 
 

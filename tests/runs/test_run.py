@@ -1,4 +1,4 @@
-"""Whole runs: what they record, what they keep, and what they survive."""
+"""Whole runs: their records, cached shards, and recovery."""
 
 import json
 import signal
@@ -35,7 +35,7 @@ KEYS = (
 
 @pytest.fixture(autouse=True)
 def forget_networks():
-    """Some tests break one, and a process keeps the last."""
+    """Some tests break a network, and a process caches the last."""
     yield
     cached_runner.cache_clear()
     load_network.cache_clear()
@@ -43,7 +43,7 @@ def forget_networks():
 
 @pytest.fixture
 def run(tmp_path):
-    """Make a run in a fresh outputs folder; its record and its folder."""
+    """Execute a run in a fresh outputs folder; return its record and folder."""
 
     def go(*arguments):
         (cfg,) = compose_runs([*SMALL, f"outputs={tmp_path}/outputs", *arguments])
@@ -132,7 +132,7 @@ def test_png_images_hold_the_same_pixels(run):
 
 def test_the_same_run_again_makes_nothing(run, monkeypatch, capsys):
     first, _ = run()
-    monkeypatch.setattr(worker, "make_images", None)
+    monkeypatch.setattr(worker, "sample_images", None)
     again, _ = run("batch_size=3")
     assert first == again
     assert "complete already" in capsys.readouterr().out
@@ -357,7 +357,7 @@ def test_what_was_missing_is_measured_when_it_is_there(run, monkeypatch):
 
 
 def test_a_run_is_named_by_the_reference_that_it_is_judged_by(tmp_path):
-    """Each directory has its own reference, and one that was made again is another."""
+    """Each directory has its own reference, and a recomputed reference is another one."""
     prints = {n: evaluation_hash("folder", "inception", tmp_path / n) for n in "ab"}
     assert prints["a"][1:] == prints["b"][1:] == [None, None]
     path = reference_path("folder", "inception", tmp_path / "a")
@@ -393,13 +393,13 @@ def test_a_shard_in_the_place_of_another_is_made_again(run, monkeypatch, capsys)
     (folder / "metrics.json").unlink()
     _, folder = run("save_images=npz", "samples=24")
     np.testing.assert_array_equal(stored(folder), expected)
-    assert "damaged, made again" in capsys.readouterr().out
+    assert "damaged, computed again" in capsys.readouterr().out
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_workers_end_with_the_run_that_started_them(tmp_path, how):
-    """At once where it can tell them, else after the shard that they are making."""
+    """At once if it can signal them, else after their current shard."""
     arguments = ["samples=6000", "steps=60", "solver=ddim", "wandb.mode=disabled", "processes=2"]
     process = start(arguments, tmp_path)
     wait_for(lambda: list(tmp_path.rglob("images/*.npz")), process)
@@ -409,9 +409,9 @@ def test_workers_end_with_the_run_that_started_them(tmp_path, how):
 
     def left():
         return [
-            found
-            for found in psutil.process_iter(["cmdline"])
-            if str(tmp_path) in " ".join(found.info["cmdline"] or ())
+            result
+            for result in psutil.process_iter(["cmdline"])
+            if str(tmp_path) in " ".join(result.info["cmdline"] or ())
         ]
 
     end = time.monotonic() + 120

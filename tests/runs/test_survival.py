@@ -83,7 +83,7 @@ def test_of_two_at_once_one_works_and_the_other_reports(tmp_path):
 
 
 STEP = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_ID": "1"}
-"""What Slurm tells both tasks of a step."""
+"""Slurm's environment variables for both tasks of a step."""
 
 
 @pytest.mark.slow
@@ -91,11 +91,11 @@ STEP = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_ID": "1"}
 def test_tasks_of_a_slurm_step_share_the_work(undisturbed, tmp_path, processes):
     arguments = [*DDIM, f"processes={processes}"]
     tasks = [start(arguments, tmp_path, SLURM_PROCID=task, **STEP) for task in "01"]
-    made = {}
+    instance = {}
     while any(task.poll() is None for task in tasks):
         shards = times(tmp_path, "shards/*/*/*.npz")
-        assert made.items() <= shards.items()  # none was made twice
-        made = shards
+        assert instance.items() <= shards.items()  # none was made twice
+        instance = shards
         time.sleep(0.02)
     for task in tasks:
         assert "record: " in finish(task).splitlines()[-1]
@@ -117,7 +117,7 @@ def test_a_task_takes_over_what_another_one_began(undisturbed, tmp_path):
 def test_tasks_that_would_overwrite_one_another_are_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
     (cfg,) = compose_runs(["overwrite=true", f"outputs={tmp_path}"])
-    with pytest.raises(ValueError, match="use a single one"):
+    with pytest.raises(ValueError, match="use a single task"):
         run_experiment(cfg)
     assert not list(tmp_path.iterdir())
 
@@ -175,12 +175,12 @@ def test_a_lock_is_held_by_one_and_freed_with_its_process(tmp_path):
         [sys.executable, "-c", script, path], stdout=subprocess.PIPE, text=True
     )
     assert holder.stdout.readline().strip() == "True"
-    with file_lock(path) as mine:
-        assert not mine
+    with file_lock(path) as own:
+        assert not own
     holder.kill()
     holder.wait()
-    with file_lock(path) as mine:
-        assert mine
+    with file_lock(path) as own:
+        assert own
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):

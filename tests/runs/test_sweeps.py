@@ -1,4 +1,4 @@
-"""The cells of a sweep, one after the other or elsewhere: one table, and nothing made twice."""
+"""The cells of a sweep, in sequence or in parallel: one table, and nothing computed twice."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ LAUNCHERS = ["basic", "joblib", "slurm_local"]
 
 
 def table(folder):
-    """What must not depend on who made a cell: where its record lies, and its numbers."""
+    """What must not depend on the process of a cell: its record's path, and its numbers."""
     return {path: (r["nfe"], r["fid"], r["key"]) for path, r in complete(folder).items()}
 
 

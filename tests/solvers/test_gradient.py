@@ -71,7 +71,7 @@ def test_the_papers_weights():
 
 
 def mistyped():
-    """Every entry of every part, off by 1e-3, one at a time; and with its sign lost."""
+    """Every entry of every part, off by 1e-3, one at a time; and with its sign flipped."""
     for part in PARTS:
         for field in ("b", "past", "c"):
             row = getattr(part, field)

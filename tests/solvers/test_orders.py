@@ -28,10 +28,10 @@ def reference():
 def test_order(name, reference):
     expected, tolerance, counts = EXPECTED[name]
     exact, uncertain = reference
-    found = errors(name, counts, exact)
-    assert uncertain <= 0.01 * min(found)
-    assert found == sorted(found, reverse=True)
-    assert order(counts, found) == pytest.approx(expected, abs=tolerance)
+    result = errors(name, counts, exact)
+    assert uncertain <= 0.01 * min(result)
+    assert result == sorted(result, reverse=True)
+    assert order(counts, result) == pytest.approx(expected, abs=tolerance)
 
 
 def test_reference_and_fon_meet(reference):
@@ -49,6 +49,6 @@ def test_plms_wins_over_s_pndm_over_ddim(reference):
 def test_order_stays(name, reference):
     """Further into the asymptote the order does not drift."""
     counts = (640, 1280, 2560)
-    found = errors(name, counts, reference[0])
-    assert reference[1] <= 0.01 * min(found)
-    assert order(counts, found) == pytest.approx(EXPECTED[name][0], abs=0.03)
+    result = errors(name, counts, reference[0])
+    assert reference[1] <= 0.01 * min(result)
+    assert order(counts, result) == pytest.approx(EXPECTED[name][0], abs=0.03)

@@ -60,7 +60,7 @@ FIXED = [name for name, factory in SOLVERS.items() if isinstance(factory(), Solv
 # Weights
 
 
-def exact_weights(clock, own, process, stands, t, s):
+def exact_weights(clock, own, process, nodes, t, s):
     """The integrals of the Lagrange polynomials, by mpmath's adaptive quadrature in the time."""
 
     def rho(time):
@@ -72,7 +72,7 @@ def exact_weights(clock, own, process, stands, t, s):
         return {"t": mpf(time), "rho": r, "lambda": -mp.log(r), "1/rho": 1 / r}[name]
 
     def basis(j, x):
-        at = [shows(clock, time) for time in stands]
+        at = [shows(clock, time) for time in nodes]
         return mp.fprod((x - other) / (at[j] - other) for i, other in enumerate(at) if i != j)
 
     def integral(j):
@@ -82,7 +82,7 @@ def exact_weights(clock, own, process, stands, t, s):
         edges = [t, *range(int(mp.ceil(t)) - 1, int(mp.floor(s)), -1), s]
         return mp.quad(inside, [shows(own, time) for time in edges])
 
-    return [integral(j) / (shows(own, s) - shows(own, t)) for j in range(len(stands))]
+    return [integral(j) / (shows(own, s) - shows(own, t)) for j in range(len(nodes))]
 
 
 def time_of(own, process, m):
@@ -147,9 +147,9 @@ def test_rho_weights_on_even_rho_are_adams_bashforths(k):
         pndm.plan(solver, schedule, grid=nodes)
         for solver in (lms(k), multistep(k, starter="ramp"))
     )
-    for ours, theirs in zip(exact.rows[k:], fixed.rows[k:], strict=True):
-        assert ours.base.scale == theirs.base.scale
-        want = dict(theirs.base.terms)
+    for ours, reference in zip(exact.rows[k:], fixed.rows[k:], strict=True):
+        assert ours.base.scale == reference.base.scale
+        want = dict(reference.base.terms)
         assert dict(ours.base.terms) == pytest.approx(want, rel=1e-9)
 
 
@@ -201,17 +201,17 @@ def exact():
 @pytest.mark.parametrize("kind", ORDERS)
 def test_order(kind, exact):
     solver, least, most, counts = ORDERS[kind]
-    found = []
+    result = []
     for steps in counts:
         x = pndm.sample(
             MIXTURE, IMAGES, solver=solver, schedule=vp(), grid=np.linspace(990, 50, steps + 1)
         )
-        found.append(rms(x - exact))
-    assert least < order(counts, found) < most, found
+        result.append(rms(x - exact))
+    assert least < order(counts, result) < most, result
 
 
 def test_exact_weights_beat_fixed_ones(exact):
-    """What PNDM's successors changed: the same evaluations, weighed for where they stand."""
+    """What PNDM's successors changed: the same evaluations, weighted for the actual nodes."""
     fixed, in_t, in_rho = (errors(name, (80,), exact)[0] for name in ("ipndm", "deis", "lms"))
     assert in_t < fixed / 10 and in_rho < fixed / 3
 
@@ -247,8 +247,8 @@ def test_the_papers_methods_are_presets():
         (s_pndm(), multistep(2, starter="improved_euler")),
         (fon(), multistep(4, transfer="classical", starter="prk")),
     ]
-    for named, made in pairs:
-        assert pndm.plan(named, schedule, 20).rows == pndm.plan(made, schedule, 20).rows
+    for named, result in pairs:
+        assert pndm.plan(named, schedule, 20).rows == pndm.plan(result, schedule, 20).rows
     ramp = pndm.sample(network, x, solver=ipndm(), schedule=schedule, steps=10)
     assert not torch.equal(
         ramp, pndm.sample(network, x, solver=plms(), schedule=schedule, steps=10)
@@ -313,12 +313,12 @@ def test_floored_steps_are_skipped():
 
 
 def on_our_nodes(kind, schedule, grid, **config):
-    """A scheduler of diffusers that stands where we do; σ = ρ in float64."""
-    made = kind(**config)
-    made.set_timesteps(len(grid) - 1)
-    made.timesteps = torch.tensor(grid[:-1])
-    made.sigmas = torch.tensor([schedule.node(t).rho for t in grid], dtype=torch.float64)
-    return made
+    """A scheduler of diffusers on our nodes; σ = ρ in float64."""
+    result = kind(**config)
+    result.set_timesteps(len(grid) - 1)
+    result.timesteps = torch.tensor(grid[:-1])
+    result.sigmas = torch.tensor([schedule.node(t).rho for t in grid], dtype=torch.float64)
+    return result
 
 
 def follow(made, network, x):
@@ -352,11 +352,11 @@ def test_unipc_is_theirs(kind, steps):
     ours, config = UNIPC[kind]
     schedule, network, x = make("linear"), mlp(), normal(3, 12)
     grid = nodes_of(steps, schedule, image=False)
-    theirs = on_our_nodes(
+    reference = on_our_nodes(
         UniPCMultistepScheduler, schedule, grid, lower_order_final=False, **config
     )
     got = pndm.sample(network, x, solver=ours, schedule=schedule, grid=grid)
-    assert (got - follow(theirs, network, x)).abs().max() < 1e-10
+    assert (got - follow(reference, network, x)).abs().max() < 1e-10
 
 
 @pytest.mark.parametrize("steps", [5, 10, 20])
@@ -364,10 +364,10 @@ def test_unipc_into_the_image_is_theirs(steps):
     schedule, network, x = make("linear"), mlp(), normal(3, 12)
     grid = nodes_of(steps, schedule, image=True)
     config = {"solver_order": 3, "final_sigmas_type": "zero", "lower_order_final": True}
-    theirs = on_our_nodes(UniPCMultistepScheduler, schedule, grid, **config)
+    reference = on_our_nodes(UniPCMultistepScheduler, schedule, grid, **config)
     ours = unipc(3, lower_order_final=True)
     got = pndm.sample(network, x, solver=ours, schedule=schedule, grid=grid)
-    assert (got - follow(theirs, network, x)).abs().max() < 1e-10
+    assert (got - follow(reference, network, x)).abs().max() < 1e-10
 
 
 @pytest.mark.parametrize("k", [2, 3])
@@ -376,12 +376,12 @@ def test_their_deis_has_weights_in_lambda(steps, k):
     """diffusers' DEIS interpolates noise in log ρ, not in t as the paper's tAB."""
     schedule, network, x = make("linear"), mlp(), normal(3, 12)
     grid = nodes_of(steps, schedule, image=False)
-    theirs = on_our_nodes(
+    reference = on_our_nodes(
         DEISMultistepScheduler, schedule, grid, solver_order=k, lower_order_final=False
     )
     ours = multistep(k, "lambda")
     got = pndm.sample(network, x, solver=ours, schedule=schedule, grid=grid)
-    assert (got - follow(theirs, network, x)).abs().max() < 1e-10
+    assert (got - follow(reference, network, x)).abs().max() < 1e-10
 
 
 def their_dpmpp(schedule, grid, network, x, k, kind="midpoint", whole=False):
@@ -389,25 +389,25 @@ def their_dpmpp(schedule, grid, network, x, k, kind="midpoint", whole=False):
 
     `whole` adds the half of the quadratic term that their third order leaves out.
     """
-    made = on_our_nodes(
+    instance = on_our_nodes(
         DPMSolverMultistepScheduler, schedule, grid, solver_order=k, solver_type=kind
     )
-    found = []
+    result = []
     for i, t in enumerate(grid[:-1]):
-        made._step_index = i
+        instance._step_index = i
         e = network(x, torch.full((len(x),), t, dtype=x.dtype))
-        found.append(made.convert_model_output(e, sample=x))
-        now = 1 if made.sigmas[i + 1] == 0 else min(k, i + 1)
+        result.append(instance.convert_model_output(e, sample=x))
+        now = 1 if instance.sigmas[i + 1] == 0 else min(k, i + 1)
         if now == 1:
-            x = made.dpm_solver_first_order_update(found[-1], sample=x)
+            x = instance.dpm_solver_first_order_update(result[-1], sample=x)
         elif now == 2:
-            x = made.multistep_dpm_solver_second_order_update(found[-2:], sample=x)
+            x = instance.multistep_dpm_solver_second_order_update(result[-2:], sample=x)
         else:
-            x = made.multistep_dpm_solver_third_order_update(found[-3:], sample=x)
+            x = instance.multistep_dpm_solver_third_order_update(result[-3:], sample=x)
             if whole:
-                at = [-made.sigmas[j].log() for j in (i + 1, i, i - 1, i - 2)]
+                at = [-instance.sigmas[j].log() for j in (i + 1, i, i - 1, i - 2)]
                 h, before, older = (a - b for a, b in pairwise(at))
-                slopes = (found[-1] - found[-2]) / before, (found[-2] - found[-3]) / older
+                slopes = (result[-1] - result[-2]) / before, (result[-2] - result[-3]) / older
                 second = h**2 * (slopes[0] - slopes[1]) / (before + older)
                 scale = schedule.node(grid[i + 1]).alpha_bar ** 0.5
                 x = x - scale * ((torch.expm1(-h) + h) / h**2 - 0.5) * second
@@ -434,11 +434,11 @@ def test_dpmpp_is_theirs(kind, steps, image):
 
 def test_their_third_order_is_second(exact):
     """The reason for the one deviation: half of the quadratic term costs an order."""
-    counts, found = (160, 320, 640), []
+    counts, result = (160, 320, 640), []
     for steps in counts:
         grid = np.linspace(990, 50, steps + 1).tolist()
-        found.append(rms(their_dpmpp(vp(), grid, MIXTURE, IMAGES, 3) - exact))
-    assert order(counts, found) < 2.1
+        result.append(rms(their_dpmpp(vp(), grid, MIXTURE, IMAGES, 3) - exact))
+    assert order(counts, result) < 2.1
 
 
 @pytest.mark.parametrize("steps", [2, 5, 10, 20])
@@ -446,14 +446,14 @@ def test_heun_is_theirs(steps):
     """In x/√ᾱ and σ = ρ, as EDM writes it."""
     schedule, network, x = make("linear"), mlp(), normal(3, 12)
     grid = list(times("linspace", steps, schedule))
-    theirs = on_our_nodes(HeunDiscreteScheduler, schedule, grid)
-    s, t = theirs.sigmas, theirs.timesteps
-    theirs.sigmas = torch.cat([s[:1], s[1:-1].repeat_interleave(2), s[-1:]])
-    theirs.timesteps = torch.cat([t[:1], t[1:].repeat_interleave(2)])
+    reference = on_our_nodes(HeunDiscreteScheduler, schedule, grid)
+    s, t = reference.sigmas, reference.timesteps
+    reference.sigmas = torch.cat([s[:1], s[1:-1].repeat_interleave(2), s[-1:]])
+    reference.timesteps = torch.cat([t[:1], t[1:].repeat_interleave(2)])
     y = x / schedule.node(grid[0]).alpha_bar ** 0.5
-    for t in theirs.timesteps:
-        seen = theirs.scale_model_input(y, t)
-        y = theirs.step(network(seen, t.to(x).expand(len(x))), t, y).prev_sample
+    for t in reference.timesteps:
+        seen = reference.scale_model_input(y, t)
+        y = reference.step(network(seen, t.to(x).expand(len(x))), t, y).prev_sample
     got = pndm.sample(network, x, solver=heun(), schedule=schedule, grid=grid)
     assert (got - y).abs().max() < 1e-12 * y.abs().max()
 
@@ -601,7 +601,7 @@ def test_an_unknown_prediction_is_refused():
 
 @pytest.mark.parametrize("how", [{"weights": "t"}, {"weights": "rho"}, {}])
 def test_halfway_is_of_weights_in_lambda_alone(how):
-    with pytest.raises(ValueError, match="halfway=bh1 is of the weights in λ"):
+    with pytest.raises(ValueError, match="halfway=bh1 requires weights=lambda"):
         multistep(order=2, halfway="bh1", **how)
     with pytest.raises(ValueError, match="with the classical one"):
         multistep(order=2, halfway="bh1", weights="lambda", transfer="classical")
