@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 
+from pndm._console import prepare_console
 from pndm._errors import PndmError, one_line
 
 
@@ -25,6 +26,7 @@ def command(main: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str]], 
     """
 
     def guarded(words: Sequence[str]) -> None:
+        prepare_console()
         if {"-h", "--help"} & set(words):
             return print(sys.modules[main.__module__].__doc__)
         try:

@@ -15,7 +15,7 @@ def commit() -> str | None:
     command = ["git", "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"]
     here = Path(__file__).parent
     try:
-        done = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=10)
+        done = subprocess.run(command, cwd=here, capture_output=True, encoding="utf-8", timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None

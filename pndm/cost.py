@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
+from pndm._console import prepare_console
 from pndm._devices import resolve_device, synchronize
 from pndm._errors import PndmError, one_line
 from pndm.config.build import build_schedule, build_solver
@@ -211,12 +212,15 @@ def parse_seconds(word: str) -> float:
 
 def main(words: Sequence[str]) -> None:
     """Predict the cost of each run that is meant; SystemExit with one line if it cannot."""
+    prepare_console()
     if {"-h", "--help"} & set(words):
         return print(__doc__)
     own = [word for word in words if word.startswith("seconds=")]
     try:
         seconds = parse_seconds(own[-1]) if own else SECONDS
-        for cfg in compose_runs([word for word in words if word not in own], multirun=True):
+        for cfg in compose_runs(
+            [word for word in words if word not in (*own, "-m", "--multirun")], multirun=True
+        ):
             show(cfg, predict(cfg, seconds))
     except PndmError as error:
         sys.exit(f"error: {one_line(error)}")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pndm._devices import check_device, resolve_device
-from pndm._errors import InputError, PndmError, did_you_mean
+from pndm._errors import InputError, did_you_mean
 from pndm._files import expand_user
 from pndm.config.build import build_schedule, build_solver
 from pndm.config.schema import (

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pndm import _files
 from pndm._errors import InputError, lookup
-from pndm._files import cache_dir
+from pndm._files import cache_dir, make_folder
 from pndm.data import datasets
 from pndm.evaluation import digits_classifier, statistics
 from pndm.evaluation.features import (
@@ -122,7 +122,7 @@ def compute_reference(
 
 def tee_to_npy(chunks: Iterable[Tensor], shape: tuple[int, int], path: Path) -> Iterator[Tensor]:
     """The same chunks, written to an .npy as they pass: whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     partial, at = path.with_name(f".{path.name}.partial"), 0
     try:
         rows = np.lib.format.open_memmap(partial, "w+", np.float32, shape)

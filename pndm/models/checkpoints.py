@@ -225,7 +225,7 @@ def check_settings(path: Path, arch: Architecture) -> None:
     if not path.name.startswith(cards.STEM) or not beside.is_file():
         return
     try:
-        said = dict(json.loads(beside.read_text()))
+        said = dict(json.loads(beside.read_text(encoding="utf-8")))
     except (TypeError, ValueError):
         raise CheckpointError(f"{beside} is no config of diffusers: mend or remove it") from None
     widths = [arch.channels * m for m in arch.channel_mult]

@@ -7,13 +7,19 @@ and asked for where work goes on and where it has failed.
 
 import signal
 import sys
+import threading
 
 received: list[int] = []
 """The signals that have come since `listen`."""
 
 
 def listen() -> None:
-    """Let SIGINT and SIGTERM raise KeyboardInterrupt, and be remembered."""
+    """Let SIGINT and SIGTERM raise KeyboardInterrupt, and be remembered.
+
+    In a thread of another program nothing is done: signals are the main thread's.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
     sys.unraisablehook = _unraisable

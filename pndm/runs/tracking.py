@@ -17,13 +17,18 @@ INIT_SECONDS = 5
 
 ENVIRONMENT = {
     "WANDB_SILENT": "true",
-    "WANDB_CONSOLE": "off",
     "WANDB_ERROR_REPORTING": "false",  # which waits half a minute for a server that is silent
-    "WANDB_FINISH_TIMEOUT": "60",  # seconds to upload at the end, for ever without it
-    "WANDB_FINISH_TIMEOUT_RAISES": "true",
-    "WANDB_INIT_TIMEOUT": str(INIT_SECONDS),
 }
-"""Settings of wandb that the user's environment may overrule."""
+"""What wandb reads from the environment alone; the user's own values stay."""
+
+SETTINGS: dict[str, Any] = {
+    "silent": True,
+    "console": "off",
+    "init_timeout": INIT_SECONDS,
+    "finish_timeout": 60,  # seconds to upload at the end, for ever without it
+    "finish_timeout_raises": True,
+}
+"""Settings of a run that the user's environment may overrule, as WANDB_CONSOLE does."""
 
 NAMES = {"name": "WANDB_NAME", "group": "WANDB_RUN_GROUP"}
 """What a run is called, where the user's environment does not say it."""
@@ -96,19 +101,13 @@ class WandbLogger:
     def _start(self, mode: Literal["online", "offline"]) -> Any:
         data = self.folder.resolve() / "wandb"  # not the user's home
         os.environ |= {**ENVIRONMENT, "WANDB_DATA_DIR": str(data), **os.environ}
-        # which would overrule what was asked for
-        os.environ.pop("WANDB_DISABLED", None)
-        os.environ["WANDB_MODE"] = mode
         import wandb
 
         make_folder(self.folder)
         place = os.environ.get("WANDB_DIR") or str(self.folder)
-        named = {
-            key: value
-            for key, value in self.settings.items()
-            if not os.environ.get(NAMES.get(key, ""))
-        }
-        return wandb.init(mode=mode, dir=place, **named)
+        own = {k: v for k, v in SETTINGS.items() if f"WANDB_{k.upper()}" not in self._before}
+        named = {k: v for k, v in self.settings.items() if NAMES.get(k) not in self._before}
+        return wandb.init(mode=mode, dir=place, settings=wandb.Settings(**own), **named)
 
     def _try(self, action: Callable[[], Any]) -> Any:
         try:
