@@ -218,9 +218,8 @@ def main(words: Sequence[str]) -> None:
     own = [word for word in words if word.startswith("seconds=")]
     try:
         seconds = parse_seconds(own[-1]) if own else SECONDS
-        for cfg in compose_runs(
-            [word for word in words if word not in (*own, "-m", "--multirun")], multirun=True
-        ):
+        ours = [word for word in words if word not in (*own, "-m", "--multirun")]
+        for cfg in compose_runs(ours, multirun=True):
             show(cfg, predict(cfg, seconds))
     except PndmError as error:
         sys.exit(f"error: {one_line(error)}")

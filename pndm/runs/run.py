@@ -79,7 +79,7 @@ def run_locked(job: Job, metadata: dict[str, Any], began: float) -> Path:
     settings: dict[str, Any] = {"project": cfg.wandb.project, "entity": cfg.wandb.entity}
     settings |= {"name": name, "group": metadata["sweep"], "config": metadata}
     try:
-        with WandbLogger(cfg.wandb.mode, folder, **settings) as logger:
+        with WandbLogger(cfg.wandb.mode or "offline", folder, **settings) as logger:
             results = sample_and_evaluate(job)
             results["seconds"]["total"] = round(time.monotonic() - began, 3)
             record = {**metadata, **results, "status": "complete", "wandb": logger.sync}
