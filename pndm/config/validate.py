@@ -38,7 +38,7 @@ def validate(run: Run) -> Run:
     from pndm.solvers import require_order
 
     run = with_homes(run)
-    run = dataclasses.replace(run, wandb=_wandb(run.wandb))
+    run = dataclasses.replace(run, wandb=resolve_wandb(run.wandb))
     model = _model(run)
     settings = with_timesteps(run.schedule, WEIGHTS.get(model.name))
     require_as_trained(model, settings)
@@ -106,7 +106,7 @@ def with_homes(run: Run) -> Run:
     return dataclasses.replace(run, model=model, dataset=data, outputs=outputs)
 
 
-def _wandb(settings: Wandb) -> Wandb:
+def resolve_wandb(settings: Wandb) -> Wandb:
     """Settings of W&B: those that were given, else its own environment's, else the defaults."""
     mode = settings.mode
     if mode is None:

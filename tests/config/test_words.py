@@ -1,5 +1,7 @@
 """Command lines as people type them: the right value, or one line that says what to write."""
 
+import dataclasses
+import math
 import subprocess
 import sys
 import threading
@@ -14,6 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from pndm.config.compose import CONF, compose_runs, compose_train, readable_words
 from pndm.config.schema import ConfigError
+from pndm.config.validate import validate_train
 from pndm.config.words import quoted
 from pndm.runs import interrupts
 
@@ -26,10 +29,16 @@ TYPED = (
 
 @pytest.mark.parametrize("value", TYPED)
 def test_text_is_what_was_typed(value):
-    (run,) = compose_runs([f"outputs={value}", f"wandb.project={value}"])
-    assert (run.outputs, run.wandb.project) == (value, value)
-    words = readable_words([f"outputs={value}"])
+    words = readable_words([f"outputs={value}", f"wandb.project={value}"])
     assert readable_words(words) == words
+    overrides = OverridesParser.create().parse_overrides(words)
+    assert [override.value() for override in overrides] == [value, value]
+
+
+def test_typed_text_reaches_the_run():
+    (run,) = compose_runs(["outputs=lr=1 (größe)", "wandb.project=1e3", "dataset.root=a$b\\c"])
+    assert (run.outputs, run.wandb.project) == ("lr=1 (größe)", "1e3")
+    assert run.dataset.root == "a$b\\c"
 
 
 @pytest.mark.parametrize("value", ["'a, b'", '"a=b"', "null", "a,b", "range(1,3)"])
@@ -93,12 +102,16 @@ def test_a_key_given_twice_is_one_line_and_the_last_counts():
         assert compose_runs(["grid=[900,500,-1]", "steps=2"])[0].steps == 2
 
 
-@pytest.mark.parametrize(
-    "setting", ["ema=1", "ema=-0.1", "ema=nan", "lr=0", "lr=nan", "lr=inf", "lr=-1", "warmup=-1"]
-)
-def test_impossible_recipes(setting):
-    with pytest.raises(ConfigError, match=f"recipe.{setting.partition('=')[0]}="):
-        compose_train([f"recipe.{setting}"])
+def test_impossible_recipes():
+    with pytest.raises(ConfigError, match=r"recipe.ema=1.5: give a number from 0"):
+        compose_train(["recipe.ema=1.5"])
+    train = compose_train([])
+    wrong = {"ema": (1.0, -0.1, math.nan), "lr": (0.0, math.nan, math.inf, -1.0), "warmup": (-1,)}
+    for name, values in wrong.items():
+        for value in values:
+            recipe = dataclasses.replace(train.recipe, **{name: value})
+            with pytest.raises(ConfigError, match=f"recipe.{name}="):
+                validate_train(dataclasses.replace(train, recipe=recipe))
 
 
 def test_inside_another_application_of_hydra(tmp_path):

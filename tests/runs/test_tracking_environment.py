@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from pndm.config.compose import compose_runs
-from pndm.config.schema import ConfigError
+from pndm.config.schema import ConfigError, Wandb
+from pndm.config.validate import resolve_wandb
 from pndm.runs.tracking import WandbLogger
 
 
@@ -31,20 +32,20 @@ def clean(monkeypatch):
 def test_the_mode(monkeypatch, environment, mode):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert compose_runs([])[0].wandb.mode == mode
-    assert compose_runs(["wandb.mode=online"])[0].wandb.mode == "online"
+    assert resolve_wandb(Wandb()).mode == mode
+    assert resolve_wandb(Wandb(mode="online")).mode == "online"
 
 
 def test_project_and_entity(monkeypatch):
-    assert compose_runs([])[0].wandb.project == "pndm"
+    assert resolve_wandb(Wandb()).project == "pndm"
     monkeypatch.setenv("WANDB_PROJECT", "mine")
     monkeypatch.setenv("WANDB_ENTITY", "us")
     settings = compose_runs([])[0].wandb
     assert (settings.project, settings.entity) == ("mine", "us")
-    assert compose_runs(["wandb.project=other"])[0].wandb.project == "other"
+    assert resolve_wandb(Wandb(project="other")).project == "other"
     monkeypatch.setenv("WANDB_MODE", "of")
     with pytest.raises(ConfigError, match="WANDB_MODE=of does not exist"):
-        compose_runs([])
+        resolve_wandb(Wandb())
 
 
 @pytest.mark.parametrize("own", [{}, {"WANDB_NAME": "n", "WANDB_SILENT": "false"}])
