@@ -3,8 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 
-from pndm._console import prepare_console
-from pndm._errors import PndmError, one_line
+from pndm._errors import PndmError, one_line, prepare_console
 
 
 def split(words: Sequence[str], own: dict[str, str]) -> tuple[dict[str, str], list[str]]:

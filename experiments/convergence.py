@@ -20,7 +20,7 @@ from torch import Tensor
 import pndm
 from experiments.figures import STYLES, figure, plain_log, save
 from experiments.pages import FOLDER, NAMES, markdown
-from pndm._console import prepare_console
+from pndm._errors import prepare_console
 from pndm.models.analytic import Mixture
 from pndm.solvers import SOLVERS, Solver
 from pndm.solvers.gradient import RK4

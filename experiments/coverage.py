@@ -21,7 +21,7 @@ import torch
 
 from experiments.figures import figure, save
 from experiments.pages import FOLDER, markdown
-from pndm._console import prepare_console
+from pndm._errors import prepare_console
 from pndm.evaluation import statistics
 from pndm.evaluation.statistics import T_19
 

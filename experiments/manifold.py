@@ -20,7 +20,7 @@ from torch import Tensor
 import pndm
 from experiments.figures import STYLES, figure, save
 from experiments.pages import FOLDER, NAMES, markdown
-from pndm._console import prepare_console
+from pndm._errors import prepare_console
 from pndm.data import datasets, images
 from pndm.schedules import Schedule
 from pndm.solvers import SOLVERS

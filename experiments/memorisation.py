@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 import pndm
-from pndm._console import prepare_console
+from pndm._errors import prepare_console
 from pndm._files import write_json
 from pndm._provenance import commit
 from pndm.data import datasets, images

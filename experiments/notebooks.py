@@ -13,7 +13,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
-from pndm._console import prepare_console
+from pndm._errors import prepare_console
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 SECONDS = 300

@@ -18,7 +18,7 @@ from experiments.main_table.cells import Results
 from experiments.main_table.fid_by_steps import Line
 from experiments.main_table.tables import wide
 from experiments.pages import FOLDER, NAMES, markdown
-from pndm._console import prepare_console
+from pndm._errors import prepare_console
 from pndm.models.analytic import Mixture
 from pndm.solvers import SOLVERS
 

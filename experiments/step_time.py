@@ -15,7 +15,7 @@ import torch
 
 import pndm
 from experiments.pages import FOLDER, NAMES, markdown
-from pndm._console import prepare_console
+from pndm._errors import prepare_console
 from pndm._provenance import hardware
 from pndm.solvers import SOLVERS
 

@@ -17,7 +17,7 @@ import pndm
 from experiments.figures import figure
 from experiments.fine_solution import solution
 from experiments.pages import FOLDER
-from pndm._console import prepare_console
+from pndm._errors import prepare_console
 from pndm.data import images
 from pndm.solvers import SOLVERS
 

@@ -16,7 +16,7 @@ from torch import Tensor
 import pndm
 from experiments.figures import figure, save
 from experiments.pages import FOLDER, NAMES
-from pndm._console import prepare_console
+from pndm._errors import prepare_console
 from pndm.data import images
 from pndm.schedules import Schedule
 from pndm.solvers import SOLVERS

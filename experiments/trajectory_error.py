@@ -17,7 +17,7 @@ from experiments.fine_solution import solution
 from experiments.main_table.cells import Results
 from experiments.main_table.fid_by_steps import Cell
 from experiments.pages import FOLDER, NAMES, markdown
-from pndm._console import prepare_console
+from pndm._errors import prepare_console
 from pndm.solvers import SOLVERS
 
 METHODS = ("ddim", "s_pndm", "plms", "prk", "fon")

@@ -22,9 +22,8 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from pndm._console import prepare_console
 from pndm._devices import resolve_device, synchronize
-from pndm._errors import PndmError, one_line
+from pndm._errors import PndmError, one_line, prepare_console
 from pndm.config.build import build_schedule, build_solver
 from pndm.config.compose import compose_runs
 from pndm.config.schema import ConfigError, Run

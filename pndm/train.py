@@ -27,9 +27,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from pndm import noise
-from pndm._console import prepare_console
 from pndm._devices import resolve_device
-from pndm._errors import NonFiniteError, PndmError, one_line
+from pndm._errors import NonFiniteError, PndmError, one_line, prepare_console
 from pndm._files import make_folder, sha256, write_atomic, write_json
 from pndm._provenance import commit as current_commit
 from pndm._provenance import versions

@@ -15,7 +15,7 @@ from experiments.beyond_paper.transfer_x_gradient import CELL
 from experiments.figures import figure, plain_log, save
 from experiments.main_table import readme
 from experiments.pages import FOLDER, markdown
-from pndm._console import prepare_console
+from pndm._errors import prepare_console
 from pndm.grids import GRIDS
 
 BEGIN, END = "<!-- beyond: begin -->", "<!-- beyond: end -->"

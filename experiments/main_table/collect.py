@@ -39,8 +39,7 @@ from experiments.main_table.cells import (
 from experiments.main_table.figure import write_fid_by_steps
 from experiments.main_table.tables import summary
 from experiments.pages import FOLDER
-from pndm._console import prepare_console
-from pndm._errors import MissingFile, PndmError, one_line
+from pndm._errors import MissingFile, PndmError, one_line, prepare_console
 from pndm._files import read_json
 from pndm.config.compose import CONF
 from pndm.config.schema import ConfigError, from_yaml

@@ -11,9 +11,8 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-from pndm._console import prepare_console
 from pndm._devices import resolve_device
-from pndm._errors import InputError, PndmError, one_line
+from pndm._errors import InputError, PndmError, one_line, prepare_console
 from pndm.demo.compare import load_digits, load_model
 from pndm.models.registry import ARCHITECTURES
 from pndm.runs.processes import without_proxy

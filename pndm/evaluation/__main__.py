@@ -14,9 +14,8 @@ from typing import NoReturn
 
 import torch
 
-from pndm._console import prepare_console
 from pndm._devices import check_device, resolve_device
-from pndm._errors import PndmError, one_line
+from pndm._errors import PndmError, one_line, prepare_console
 from pndm._files import cache_dir, expand_user
 from pndm.data import datasets
 from pndm.evaluation.features import EXTRACTORS, LABELS, extract_features, load_extractor

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from pndm._console import prepare_console
+from pndm._errors import prepare_console
 from pndm._files import cache_dir, expand_user
 from pndm.models import cards, locations
 from pndm.models.architectures import ARCHITECTURES

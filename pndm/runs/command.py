@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pndm._console import prepare_console
-from pndm._errors import FileError, PndmError, one_line
+from pndm._errors import FileError, PndmError, one_line, prepare_console
 from pndm._files import make_folder
 from pndm.config.compose import compose_runs, current_cell, from_hydra, launch, readable_words
 from pndm.config.schema import ConfigError, Run
