@@ -84,7 +84,7 @@ def keep(rows: list[Row], part: str, device: str) -> pd.DataFrame:
     table = table.sort_values("command", key=lambda names: names.map(order), kind="stable")
     table.to_csv(path, index=False, float_format="%.6g")
     table = pd.read_csv(path)
-    path.with_suffix(".md").write_text(page(table))
+    path.with_suffix(".md").write_text(page(table), encoding="utf-8")
     return table
 
 

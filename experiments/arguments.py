@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 
-from pndm._errors import PndmError, one_line
+from pndm._errors import PndmError, one_line, prepare_console
 
 
 def split(words: Sequence[str], own: dict[str, str]) -> tuple[dict[str, str], list[str]]:
@@ -25,6 +25,7 @@ def command(main: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str]], 
     """
 
     def guarded(words: Sequence[str]) -> None:
+        prepare_console()
         if {"-h", "--help"} & set(words):
             return print(sys.modules[main.__module__].__doc__)
         try:

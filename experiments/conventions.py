@@ -68,7 +68,9 @@ def fid_of(row: pd.Series, more: Sequence[str]) -> dict:
         return {} if result is None else {name: result[name] for name in COLUMNS[5:]}
     words = [f"{name}={row[name]}" for name in KEY]
     (cfg,) = compose_runs(["dataset=digits", *words, f"samples={ALL_DIGITS}", *more])
-    record = collect.row(json.loads(run_experiment(cfg, "conventions").read_text()))
+    record = collect.row(
+        json.loads(run_experiment(cfg, "conventions").read_text(encoding="utf-8"))
+    )
     return {name: record[name] for name in COLUMNS[5:]}
 
 
@@ -92,7 +94,7 @@ def page(table: pd.DataFrame) -> str:
 def write(table: pd.DataFrame, folder: Path) -> list[Path]:
     """Write conventions.md from conventions.csv."""
     path = folder / "conventions.md"
-    path.write_text(page(table))
+    path.write_text(page(table), encoding="utf-8")
     return [path]
 
 

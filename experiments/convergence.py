@@ -20,6 +20,7 @@ from torch import Tensor
 import pndm
 from experiments.figures import STYLES, figure, plain_log, save
 from experiments.pages import FOLDER, NAMES, markdown
+from pndm._errors import prepare_console
 from pndm.models.analytic import Mixture
 from pndm.solvers import SOLVERS, Solver
 from pndm.solvers.gradient import RK4
@@ -103,7 +104,7 @@ def write(table: pd.DataFrame, folder: Path) -> list[Path]:
         f"own error is {table['reference_error'].iloc[0]:.0e}.\n\n    python -m "
         "experiments.convergence"
     )
-    page.write_text(f"# Convergence\n\n{note}\n\n{markdown(orders(table))}\n")
+    page.write_text(f"# Convergence\n\n{note}\n\n{markdown(orders(table))}\n", encoding="utf-8")
     with figure(6.4, 4.6) as (fig, (ax,)):
         for name in EXPECTED:
             rows, (colour, marker, line) = table[table["solver"] == name], STYLES[name, "leading"]
@@ -127,4 +128,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    prepare_console()
     main()

@@ -21,6 +21,7 @@ import torch
 
 from experiments.figures import figure, save
 from experiments.pages import FOLDER, markdown
+from pndm._errors import prepare_console
 from pndm.evaluation import statistics
 from pndm.evaluation.statistics import T_19
 
@@ -69,7 +70,8 @@ def write(table: pd.DataFrame, folder: Path) -> list[Path]:
     page.write_text(
         "# Coverage of the 95 % intervals\n\n"
         f"{covered.strip()}\n\n{uncovered.strip()}\n\n    python -m experiments.coverage\n\n"
-        f"{markdown(display.rename(columns=NAMES))}\n"
+        f"{markdown(display.rename(columns=NAMES))}\n",
+        encoding="utf-8",
     )
     with figure(7, 4) as (fig, (ax,)):
         places = range(len(table))
@@ -112,4 +114,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    prepare_console()
     main()

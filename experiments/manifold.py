@@ -20,6 +20,7 @@ from torch import Tensor
 import pndm
 from experiments.figures import STYLES, figure, save
 from experiments.pages import FOLDER, NAMES, markdown
+from pndm._errors import prepare_console
 from pndm.data import datasets, images
 from pndm.schedules import Schedule
 from pndm.solvers import SOLVERS
@@ -119,7 +120,8 @@ def write(table: pd.DataFrame, folder: Path) -> list[Path]:
         f"# Outside the manifold: {model} network, digits, linear schedule, {STEPS} steps\n\n"
         f"Samples whose norm is outside the band that holds 99 % of true noised data ({SAMPLES} "
         f"samples).\n\n    python -m experiments.manifold --model {model}\n\n"
-        f"{markdown(shares(table))}\n"
+        f"{markdown(shares(table))}\n",
+        encoding="utf-8",
     )
     with figure(11.5, 4.2, 2, sharey=False) as (fig, (left, right)):
         true = table[table["solver"] == METHODS[0]].sort_values("time", ascending=False)
@@ -153,4 +155,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    prepare_console()
     main()

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 import pndm
+from pndm._errors import prepare_console
 from pndm._files import write_json
 from pndm._provenance import commit
 from pndm.data import datasets, images
@@ -102,15 +103,16 @@ def main() -> None:
     options = parser.parse_args()
     rows = measure(options.held_out, options.samples)
     RESULTS.mkdir(exist_ok=True)
-    with (RESULTS / "memorisation.csv").open("w", newline="") as file:
+    with (RESULTS / "memorisation.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
-    card = json.loads(options.held_out.with_suffix(".json").read_text())
+    card = json.loads(options.held_out.with_suffix(".json").read_text(encoding="utf-8"))
     origin = {"held_out": card, "commit": commit(), "samples": options.samples}
     write_json(RESULTS / "memorisation.json", origin)
     print(markdown(rows))
 
 
 if __name__ == "__main__":
+    prepare_console()
     main()

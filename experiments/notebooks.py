@@ -13,6 +13,8 @@ import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
+from pndm._errors import prepare_console
+
 FOLDER = Path(__file__).parent.parent / "notebooks"
 SECONDS = 300
 
@@ -69,4 +71,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    prepare_console()
     main()

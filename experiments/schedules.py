@@ -18,6 +18,7 @@ from experiments.main_table.cells import Results
 from experiments.main_table.fid_by_steps import Line
 from experiments.main_table.tables import wide
 from experiments.pages import FOLDER, NAMES, markdown
+from pndm._errors import prepare_console
 from pndm.models.analytic import Mixture
 from pndm.solvers import SOLVERS
 
@@ -76,7 +77,7 @@ def page(table: pd.DataFrame, results: Results) -> str:
 def write(table: pd.DataFrame, folder: Path, results: Results | None = None) -> list[Path]:
     """Write schedules.md from schedules.csv and the main table."""
     path = folder / "schedules.md"
-    path.write_text(page(table, results or Results.load(FOLDER)))
+    path.write_text(page(table, results or Results.load(FOLDER)), encoding="utf-8")
     return [path]
 
 
@@ -87,4 +88,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    prepare_console()
     main()

@@ -15,6 +15,7 @@ import torch
 
 import pndm
 from experiments.pages import FOLDER, NAMES, markdown
+from pndm._errors import prepare_console
 from pndm._provenance import hardware
 from pndm.solvers import SOLVERS
 
@@ -82,7 +83,7 @@ def page(table: pd.DataFrame) -> str:
 def write(table: pd.DataFrame, folder: Path) -> list[Path]:
     """Write step_time.md from step_time.csv."""
     path = folder / "step_time.md"
-    path.write_text(page(table))
+    path.write_text(page(table), encoding="utf-8")
     return [path]
 
 
@@ -93,4 +94,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    prepare_console()
     main()

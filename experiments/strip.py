@@ -17,6 +17,7 @@ import pndm
 from experiments.figures import figure
 from experiments.fine_solution import solution
 from experiments.pages import FOLDER
+from pndm._errors import prepare_console
 from pndm.data import images
 from pndm.solvers import SOLVERS
 
@@ -86,4 +87,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    prepare_console()
     main()

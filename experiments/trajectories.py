@@ -16,6 +16,7 @@ from torch import Tensor
 import pndm
 from experiments.figures import figure, save
 from experiments.pages import FOLDER, NAMES
+from pndm._errors import prepare_console
 from pndm.data import images
 from pndm.schedules import Schedule
 from pndm.solvers import SOLVERS
@@ -105,4 +106,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    prepare_console()
     main()

@@ -17,6 +17,7 @@ from experiments.fine_solution import solution
 from experiments.main_table.cells import Results
 from experiments.main_table.fid_by_steps import Cell
 from experiments.pages import FOLDER, NAMES, markdown
+from pndm._errors import prepare_console
 from pndm.solvers import SOLVERS
 
 METHODS = ("ddim", "s_pndm", "plms", "prk", "fon")
@@ -69,7 +70,7 @@ def page(table: pd.DataFrame, results: Results) -> str:
 def write(table: pd.DataFrame, folder: Path, results: Results | None = None) -> list[Path]:
     """Write trajectory_error.md and the figure from trajectory_error.csv and the main table."""
     path = folder / "trajectory_error.md"
-    path.write_text(page(table, results or Results.load(FOLDER)))
+    path.write_text(page(table, results or Results.load(FOLDER)), encoding="utf-8")
     with figure(10.5, 4.4, 2) as (fig, axes):
         for ax, schedule in zip(axes, SCHEDULES, strict=True):
             for solver in METHODS:
@@ -94,4 +95,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    prepare_console()
     main()

@@ -6,6 +6,9 @@ traceback, on the terminal and in a run's `status.json`.
 
 import contextlib
 import difflib
+import io
+import sys
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 
@@ -67,3 +70,18 @@ def lookup(table: Mapping[str, Value], name: str, what: str) -> Value:
         return table[name]
     hint = did_you_mean(str(name), table)
     raise InputError(f"no {what} {name!r}{hint}; there are {', '.join(table)}")
+
+
+def prepare_console() -> None:
+    """Print what a console cannot show as `?`, and a UserWarning without where it was raised."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    shown = warnings.formatwarning
+
+    def one_line(message, category, filename, lineno, line=None):  # type: ignore[no-untyped-def]
+        if category is not UserWarning:
+            return shown(message, category, filename, lineno, line)
+        return f"warning: {' '.join(str(message).split())}\n"
+
+    warnings.formatwarning = one_line

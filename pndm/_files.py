@@ -5,13 +5,14 @@ import hashlib
 import json
 import os
 import platform
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pndm._errors import file_errors
+from pndm._errors import FileError, InputError, file_errors
 
 
 def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
@@ -47,14 +48,36 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 def make_folder(path: Path) -> Path:
     """The folder, made with its parents where it is missing; FileError where it cannot be."""
-    with file_errors():
+    try:
         path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        cure = "set PNDM_HOME to" if path.is_relative_to(cache_dir()) else "name"
+        reason = error.strerror or type(error).__name__
+        raise FileError(
+            f"the folder {path} cannot be made ({reason}): {cure} one that can be written to"
+        ) from error
     return path
 
 
+def expand_user(path: str | Path) -> Path:
+    """A path with ~ replaced by the user's home; InputError where there is none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise InputError(f"{path}: no home is known for ~ here, write the whole path") from None
+
+
 def cache_dir() -> Path:
-    """PNDM_HOME, the folder of everything fetched or computed once; by default ~/.cache/pndm."""
-    return Path(os.environ.get("PNDM_HOME") or "~/.cache/pndm").expanduser()
+    """PNDM_HOME, the folder of everything fetched or computed once; by default ~/.cache/pndm.
+
+    A user without a home has it in the folder of temporary files.
+    """
+    if home := os.environ.get("PNDM_HOME"):
+        return expand_user(home)
+    try:
+        return expand_user("~/.cache/pndm")
+    except InputError:
+        return Path(tempfile.gettempdir()) / f"pndm-{os.getuid()}"
 
 
 @contextlib.contextmanager

@@ -15,7 +15,9 @@ def commit() -> str | None:
     command = ["git", "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"]
     here = Path(__file__).parent
     try:
-        process = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=10)
+        process = subprocess.run(
+            command, cwd=here, capture_output=True, encoding="utf-8", timeout=10
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return process.stdout.strip() or None

@@ -23,7 +23,7 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from pndm._devices import resolve_device, synchronize
-from pndm._errors import PndmError, one_line
+from pndm._errors import PndmError, one_line, prepare_console
 from pndm.config.build import build_schedule, build_solver
 from pndm.config.compose import compose_runs
 from pndm.config.schema import ConfigError, Run
@@ -211,12 +211,14 @@ def parse_seconds(word: str) -> float:
 
 def main(words: Sequence[str]) -> None:
     """Predict the cost of each composed run; SystemExit with one line on an error."""
+    prepare_console()
     if {"-h", "--help"} & set(words):
         return print(__doc__)
     own = [word for word in words if word.startswith("seconds=")]
     try:
         seconds = parse_seconds(own[-1]) if own else SECONDS
-        for cfg in compose_runs([word for word in words if word not in own], multirun=True):
+        ours = [word for word in words if word not in (*own, "-m", "--multirun")]
+        for cfg in compose_runs(ours, multirun=True):
             show(cfg, predict(cfg, seconds))
     except PndmError as error:
         sys.exit(f"error: {one_line(error)}")

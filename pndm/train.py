@@ -28,8 +28,8 @@ from tqdm import tqdm
 
 from pndm import noise
 from pndm._devices import resolve_device
-from pndm._errors import NonFiniteError, PndmError, one_line
-from pndm._files import sha256, write_atomic, write_json
+from pndm._errors import NonFiniteError, PndmError, one_line, prepare_console
+from pndm._files import make_folder, sha256, write_atomic, write_json
 from pndm._provenance import commit as current_commit
 from pndm._provenance import versions
 from pndm.config.build import build_schedule
@@ -110,7 +110,7 @@ def train(cfg: Train) -> Path:
             f"dataset={cfg.dataset.name}"
         )
 
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     checkpoint, settings = out / "checkpoint.pt", identity(cfg)
     if checkpoint.exists():
         saved = resumed(checkpoint, settings, recipe.iterations, device)
@@ -264,6 +264,7 @@ def mean_of_last_tenth(losses: list) -> float:
 
 def main(words: list[str]) -> None:
     """Refuse what cannot be trained in one line; Ctrl-C loses nothing since the checkpoint."""
+    prepare_console()
     if {"-h", "--help"} & set(words):
         return print(__doc__)
     try:

@@ -15,6 +15,7 @@ from experiments.beyond_paper.transfer_x_gradient import CELL
 from experiments.figures import figure, plain_log, save
 from experiments.main_table import readme
 from experiments.pages import FOLDER, markdown
+from pndm._errors import prepare_console
 from pndm.grids import GRIDS
 
 BEGIN, END = "<!-- beyond: begin -->", "<!-- beyond: end -->"
@@ -180,16 +181,17 @@ def block(folder: Path) -> str:
 
 def main() -> None:
     """Write everything."""
-    (FOLDER / f"{transfer_x_gradient.NAME}.md").write_text(document(FOLDER))
+    (FOLDER / f"{transfer_x_gradient.NAME}.md").write_text(document(FOLDER), encoding="utf-8")
     draw(FOLDER)
     ten_nfe.compare(FOLDER).to_csv(FOLDER / "ten_nfe.csv", index=False)
-    page = readme.PAGE.read_text()
+    page = readme.PAGE.read_text(encoding="utf-8")
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not end:
         raise ValueError(f"the README has no {BEGIN} … {END}")
-    readme.PAGE.write_text(f"{before}{BEGIN}\n{block(FOLDER)}\n{END}{after}")
+    readme.PAGE.write_text(f"{before}{BEGIN}\n{block(FOLDER)}\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":
+    prepare_console()
     main()

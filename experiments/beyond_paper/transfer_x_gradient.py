@@ -120,7 +120,7 @@ def run(cell: Cell, seed: int, more: Sequence[str]) -> tuple[dict, dict | str]:
     """A cell's FID with its metadata, and its leave-one-block-out distances."""
     (cfg,) = compose_runs([*arguments(cell, seed), *more])
     path = run_experiment(cfg, NAME)
-    record = json.loads(path.read_text())
+    record = json.loads(path.read_text(encoding="utf-8"))
     row = {**collect.row(record), "folder": str(path.parent)}
     return row, collect.leave_one_out(pd.Series(row))
 

@@ -38,7 +38,7 @@ from experiments.main_table.cells import (
 from experiments.main_table.figure import write_fid_by_steps
 from experiments.main_table.tables import summary
 from experiments.pages import FOLDER
-from pndm._errors import MissingFile, PndmError, one_line
+from pndm._errors import MissingFile, PndmError, one_line, prepare_console
 from pndm._files import read_json
 from pndm.config.compose import CONF
 from pndm.config.schema import ConfigError, from_yaml
@@ -133,7 +133,7 @@ def options(settings: dict[str, Any]) -> Iterator[str]:
     for group in ("solver", "schedule"):
         chosen = settings[group]
         path = CONF / group / f"{chosen['name']}.yaml"
-        usual = yaml.safe_load(path.read_text()) if path.exists() else {}
+        usual = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
         for name, value in chosen.items():
             if name != "timesteps" and value != as_number(usual.get(name)):
                 yield f"{group}.{name}={value}"
@@ -248,7 +248,8 @@ def write(results: Results, folder: Path, page: Path | None) -> list[Path]:
         if measured.exists():
             written += module.write(pd.read_csv(measured), folder, results)
     if page is not None:
-        page.write_text(readme.update(page.read_text(), results, folder))
+        text = readme.update(page.read_text(encoding="utf-8"), results, folder)
+        page.write_text(text, encoding="utf-8")
         written.append(page)
     return written
 
@@ -285,4 +286,5 @@ def main(words: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    prepare_console()
     main(sys.argv[1:])

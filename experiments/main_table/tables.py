@@ -218,5 +218,5 @@ def write(results: Results, dataset: str, folder: Path) -> list[Path]:
     paths = [stem.with_suffix(suffix) for suffix in (".md", ".tex", ".csv")]
     contents = (document(results, dataset), latex(table), table.to_csv(index=False))
     for path, content in zip(paths, contents, strict=True):
-        path.write_text(content)
+        path.write_text(content, encoding="utf-8")
     return paths

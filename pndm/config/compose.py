@@ -22,11 +22,15 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobRuntime
 from hydra.errors import HydraException
+from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pndm._errors import did_you_mean, one_line
+from pndm.config import words
 from pndm.config.schema import SWITCH_VALUES, ConfigError, Run, Train, typed
 from pndm.config.validate import validate, validate_train
 from pndm.models.registry import WEIGHTS
@@ -63,6 +67,7 @@ def compose_runs(
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         raise ConfigError("run.py starts its own processes: python run.py processes=N …")
+    arguments = readable_words(arguments)
     with _conf(folder) as groups:
         overrides = _parse(arguments)
         _check_groups(overrides, groups)
@@ -70,24 +75,46 @@ def compose_runs(
         is_grid, added = _experiment_grid(overrides)
         swept = [o.key_or_group for o in overrides if o.is_sweep_override()]
         if swept and not (multirun or is_grid):
-            raise ConfigError(f"{swept[0]} has several values: a sweep needs -m (run.py -m …)")
+            quotes = f", and one value with a comma quotes: \"{swept[0]}='a,b'\""
+            raise ConfigError(
+                f"{swept[0]} has several values: a sweep needs -m (run.py -m …)"
+                f"{quotes if swept[0] in words.TEXTS else ''}"
+            )
         composed: dict[tuple[str, ...], DictConfig] = {}
-        return [
-            validate(typed(_compose("config", cell, groups, composed)))
-            for cell in _sweep([*added, *overrides])
-        ]
+        runs = []
+        for cell in _sweep([*added, *overrides]):
+            run = typed(_compose("config", cell, groups, composed))
+            words.require_steps_of_grid([o.key_or_group for o in cell], run.grid, run.steps)
+            runs.append(validate(run))
+        return runs
 
 
 def compose_train(arguments: Sequence[str]) -> Train:
     """The valid configuration of `python -m pndm.train` with these overrides."""
     with _conf() as groups:
-        overrides = _parse(arguments)
+        overrides = _parse(readable_words(arguments))
         _check_groups(overrides, groups)
         for override in overrides:
             if override.is_sweep_override():
                 raise ConfigError(f"{override.key_or_group} has several values: give one")
         cfg = _compose("train", overrides, groups, {})
     return validate_train(typed(cfg))
+
+
+def readable_words(arguments: Sequence[str]) -> list[str]:
+    """The same settings as Hydra reads them, each key once."""
+    return [words.readable(word, _needs_quotes) for word in words.last_of_each(arguments)]
+
+
+def _needs_quotes(word: str, text: bool) -> bool:
+    """Whether Hydra cannot read a word, or takes a text for something else."""
+    try:
+        (override,) = OverridesParser.create().parse_overrides([word])
+    except HydraException:
+        return True
+    if override.is_sweep_override() or not text:
+        return False
+    return isinstance(override.value(), bool | int | float | list | dict)
 
 
 class Cell(NamedTuple):
@@ -124,7 +151,7 @@ def _conf(folder: str | None = None) -> Iterator[dict[str, list[str]]]:
     if folder is not None and not Path(folder).is_dir():
         raise ConfigError(f"--config-dir {folder}: there is no such folder")
     try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
+        with _outer_hydra(), initialize_config_dir(str(CONF), version_base="1.3"):
             if folder is not None:
                 path = create_config_search_path(str(CONF))
                 path.prepend("command-line", f"file://{Path(folder).resolve()}", anchor="schema")
@@ -137,13 +164,25 @@ def _conf(folder: str | None = None) -> Iterator[dict[str, list[str]]]:
         raise ConfigError(one_line(error)) from None
 
 
+@contextlib.contextmanager
+def _outer_hydra() -> Iterator[None]:
+    """Set another application's Hydra aside, inside which this is called, and put it back."""
+    instances = Singleton._instances
+    kinds = (GlobalHydra, JobRuntime, VersionBase) if GlobalHydra().is_initialized() else ()
+    outer = {kind: instances.pop(kind) for kind in kinds if kind in instances}
+    try:
+        yield
+    finally:
+        instances.update(outer)
+
+
 def _parse(arguments: Sequence[str]) -> list[Override]:
     overrides = []
     for argument in arguments:
         try:
             (override,) = OverridesParser.create().parse_overrides([argument])
         except HydraException:
-            raise ConfigError(f"{argument!r} is no setting: write key=value") from None
+            raise _unreadable(argument) from None
         if is_hydra_override(argument):
             continue
         if isinstance(override.value(), Glob):
@@ -157,6 +196,15 @@ def _parse(arguments: Sequence[str]) -> list[Override]:
     return overrides
 
 
+def _unreadable(argument: str) -> ConfigError:
+    """What is wrong with a word that is no setting for Hydra, quoted or not."""
+    key, equals, _ = argument.partition("=")
+    if not equals:
+        return ConfigError(f"{argument!r} is no setting: write key=value")
+    hint = did_you_mean(key.strip(" -+~"), _known_keys()) or ", key=value without blanks"
+    return ConfigError(f"{argument}: {key!r} is no name of a setting{hint}")
+
+
 def is_hydra_override(argument: str) -> bool:
     """Whether it is a setting of Hydra's own: hydra.launcher.n_jobs=2, hydra/launcher=joblib."""
     return re.split("[./=]", argument.lstrip("+~"))[0] == "hydra"
@@ -167,7 +215,12 @@ def _check_hydra(arguments: Sequence[str], overrides: list[Override]) -> None:
     own = [argument for argument in arguments if is_hydra_override(argument)]
     if own:
         chosen = [o.input_line for o in overrides if o.key_or_group in ("launcher", "experiment")]
-        compose("config", [*chosen, *own], return_hydra_config=True)
+        cfg = compose("config", [*chosen, *own], return_hydra_config=True)
+        if cfg.hydra.job.chdir:
+            raise ConfigError(
+                "hydra.job.chdir=true would hide the records of a run from the next command: "
+                "leave it out, outputs=FOLDER says where they go"
+            )
 
 
 def _check_groups(overrides: list[Override], groups: dict[str, list[str]]) -> None:

@@ -58,10 +58,10 @@ class Model:
 
 @dataclass
 class Wandb:
-    """The mirror on Weights & Biases."""
+    """The mirror on Weights & Biases; None is what its environment says, else the default."""
 
-    mode: str = "offline"
-    project: str = "pndm"
+    mode: str | None = None
+    project: str | None = None
     entity: str | None = None
 
 

@@ -2,6 +2,9 @@
 
 import contextlib
 import dataclasses
+import inspect
+import math
+import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -10,6 +13,7 @@ from typing import Any
 
 from pndm._devices import check_device, resolve_device
 from pndm._errors import InputError, did_you_mean
+from pndm._files import expand_user
 from pndm.config.build import build_schedule, build_solver
 from pndm.config.schema import (
     EXTRACTORS,
@@ -21,7 +25,10 @@ from pndm.config.schema import (
     Model,
     Run,
     Train,
+    Wandb,
 )
+
+WANDB_MODES = ("online", "offline", "disabled")
 
 
 def validate(run: Run) -> Run:
@@ -30,6 +37,8 @@ def validate(run: Run) -> Run:
     from pndm.models.registry import ARCHITECTURES, WEIGHTS
     from pndm.solvers import require_order
 
+    run = with_homes(run)
+    run = dataclasses.replace(run, wandb=resolve_wandb(run.wandb))
     model = _model(run)
     settings = with_timesteps(run.schedule, WEIGHTS.get(model.name))
     require_as_trained(model, settings)
@@ -54,7 +63,6 @@ def validate(run: Run) -> Run:
     require_one_of("convention", run.convention, ("aligned", "released", "diffusers"))
     _check_precision(run.precision, run.device)
     require_one_of("model.prediction", model.prediction, ("noise", "data", "velocity"))
-    require_one_of("wandb.mode", run.wandb.mode, ("online", "offline", "disabled"))
     switches = {key: _switch(key, getattr(run, key)) for key in SWITCH_VALUES}
     for key in ("kid", "prc"):
         if switches[key] == "auto" and switches["fid"] == "off":
@@ -79,9 +87,36 @@ def validate(run: Run) -> Run:
         nodes = times(grid, run.steps, build_schedule(settings, run.convention))
     with config_errors():
         require_order(method, len(nodes) - 1)
+    if model.checkpoint is None:
+        _require_own_noise(WEIGHTS[model.name], settings)
     choices: dict[str, Any] = {"schedule": settings, "model": model, "grid": grid, **switches}
     choices["solver"] = {**run.solver, "name": _name(run.solver, method.name)}
     return dataclasses.replace(run, **choices)
+
+
+def with_homes(run: Run) -> Run:
+    """The same run with ~ replaced by the user's home in its paths."""
+    model, data = run.model, run.dataset
+    with config_errors():
+        if model.checkpoint and model.checkpoint.startswith("~"):
+            model = dataclasses.replace(model, checkpoint=str(expand_user(model.checkpoint)))
+        if data.root and data.root.startswith("~"):
+            data = dataclasses.replace(data, root=str(expand_user(data.root)))
+        outputs = str(expand_user(run.outputs)) if run.outputs[:1] == "~" else run.outputs
+    return dataclasses.replace(run, model=model, dataset=data, outputs=outputs)
+
+
+def resolve_wandb(settings: Wandb) -> Wandb:
+    """Settings of W&B: those that were given, else its own environment's, else the defaults."""
+    mode = settings.mode
+    if mode is None:
+        off = os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes", "on")
+        mode = "disabled" if off else os.environ.get("WANDB_MODE", "").lower() or "offline"
+        mode = {"dryrun": "offline", "run": "online"}.get(mode, mode)
+        require_one_of("WANDB_MODE", mode, WANDB_MODES)
+    require_one_of("wandb.mode", mode, WANDB_MODES)
+    project = settings.project or os.environ.get("WANDB_PROJECT") or "pndm"
+    return Wandb(mode, project, settings.entity or os.environ.get("WANDB_ENTITY") or None)
 
 
 @contextlib.contextmanager
@@ -119,8 +154,18 @@ def validate_train(train: Train) -> Train:
     if train.output == "auto":
         name = train.architecture + ("_holdout" if train.holdout else "")
         train = dataclasses.replace(train, output=f"outputs/train/{name}")
+    with config_errors():
+        train = dataclasses.replace(train, output=str(expand_user(train.output)))
     for name in ("iterations", "batch_size", "log_every", "checkpoint_every"):
         require_at_least(f"recipe.{name}", getattr(train.recipe, name), 1)
+    require_at_least("recipe.warmup", train.recipe.warmup, 0)
+    if not 0 < train.recipe.lr < math.inf:
+        raise ConfigError(f"recipe.lr={train.recipe.lr}: give a positive number")
+    if not 0 <= train.recipe.ema < 1:
+        raise ConfigError(
+            f"recipe.ema={train.recipe.ema}: give a number from 0 (no average) to below 1"
+        )
+    require_at_least("workers", train.workers, 0)
     require_at_least("seed", train.seed, 0)
     with config_errors():
         check_device(train.device)
@@ -210,6 +255,21 @@ def require_as_trained(model: Model, settings: dict[str, Any]) -> None:
             raise ConfigError(
                 f"model.checkpoint={model.checkpoint} was trained with {name}={said[key]}, as "
                 f"its card says, not {chosen[name]}: add {name}={said[key]}"
+            )
+
+
+def _require_own_noise(weights: Any, settings: dict[str, Any]) -> None:
+    """ConfigError where weights with a name would be told another noise than they know."""
+    from pndm.schedules import SCHEDULES
+
+    known = inspect.signature(SCHEDULES[weights.schedule]).parameters
+    own = {key: known[key].default for key in ("beta_start", "beta_end") if key in known}
+    own["timesteps"] = weights.timesteps
+    for key, value in own.items():
+        if settings.get(key, value) != value:
+            raise ConfigError(
+                f"schedule.{key}={settings[key]}: {weights.name} was trained with "
+                f"schedule.{key}={value}, leave it out (or give your own model.checkpoint=FILE)"
             )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pndm._errors import InputError, lookup
-from pndm._files import cache_dir
+from pndm._files import cache_dir, expand_user
 from pndm.data import decode
 from pndm.data.celeba import crop_face, training_files
 from pndm.data.databases import Lmdb, MissingData
@@ -66,7 +66,7 @@ class ImageFiles(Dataset[Tensor]):
 
 def data_root() -> Path:
     """PNDM_DATA, the folder of the datasets; by default `data` in PNDM_HOME."""
-    return Path(os.environ.get("PNDM_DATA") or cache_dir() / "data").expanduser()
+    return expand_user(os.environ.get("PNDM_DATA") or cache_dir() / "data")
 
 
 def indices(count: int, part: Part) -> Tensor:
@@ -159,7 +159,7 @@ def resize_and_crop(image: Image.Image) -> Image.Image:
 
 def folder(part: Part = "all", root: Path | None = None) -> ImageFiles:
     """All images below a directory, in the order of their paths, unprocessed; of one size."""
-    root = Path(root or data_root() / "folder").expanduser()
+    root = expand_user(root or data_root() / "folder")
     if not root.is_dir():
         raise MissingData(f"there is no directory {root}: give one with images as root")
     files = image_files(root)

@@ -12,14 +12,16 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 
 from pndm._devices import resolve_device
-from pndm._errors import InputError, PndmError, one_line
+from pndm._errors import InputError, PndmError, one_line, prepare_console
 from pndm.demo.compare import load_digits, load_model
 from pndm.models.registry import ARCHITECTURES
+from pndm.runs.processes import without_proxy
 from pndm.schedules import SCHEDULES
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serve the page until it is interrupted; SystemExit with one line if it cannot."""
+    prepare_console()
     parser = argparse.ArgumentParser("python -m pndm.demo", description="Serve the web demo.")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: other machines see it too")
     parser.add_argument("--port", type=int, default=7860)
@@ -32,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if find_spec("gradio") is None:
         sys.exit("error: the page is made with gradio: pip install 'pndm[demo]'")
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False"}
+    os.environ |= without_proxy()  # gradio asks its own page whether it is there
     try:
         serve(options)
     except PndmError as error:

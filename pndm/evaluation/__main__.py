@@ -15,8 +15,8 @@ from typing import NoReturn
 import torch
 
 from pndm._devices import check_device, resolve_device
-from pndm._errors import PndmError, one_line
-from pndm._files import cache_dir
+from pndm._errors import PndmError, one_line, prepare_console
+from pndm._files import cache_dir, expand_user
 from pndm.data import datasets
 from pndm.evaluation.features import EXTRACTORS, LABELS, extract_features, load_extractor
 from pndm.evaluation.metrics import split_half_fid
@@ -81,6 +81,14 @@ def at_least(least: int) -> Callable[[str], int]:
     return parse
 
 
+def user_path(text: str) -> Path:
+    """A path as a person gives it, which the shell may have left with its ~."""
+    try:
+        return expand_user(text)
+    except PndmError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line."""
 
@@ -102,20 +110,22 @@ def parser() -> Parser:
     command = add("reference", compute)
     command.add_argument("dataset", choices=datasets.DATASETS, metavar="DATASET")
     command.add_argument("--extractor", choices=EXTRACTORS, default="inception")
-    command.add_argument("--root", type=Path, help="the folder of the dataset")
-    command.add_argument("--weights", type=Path, help="another Inception weight file")
+    command.add_argument("--root", type=user_path, help="the folder of the dataset")
+    command.add_argument("--weights", type=user_path, help="another Inception weight file")
     command.add_argument("--any-weights", action="store_true", help="accept any hash")
     command.add_argument("--batch-size", type=at_least(1), default=64)
     command.add_argument("--workers", type=at_least(0), default=0, help="loader processes")
     command.add_argument("--device", default="auto")
-    command.add_argument("--output", type=Path, help="default: in PNDM_HOME/references")
+    command.add_argument("--output", type=user_path, help="default: in PNDM_HOME/references")
     command.add_argument("--keep-features", action="store_true", help="for kid and prc")
     command = add("import", import_published)
     command.add_argument("dataset", choices=datasets.DATASETS, metavar="DATASET")
-    command.add_argument("--file", type=Path, required=True, help="an .npz with mu and sigma")
+    command.add_argument(
+        "--file", type=user_path, required=True, help="an .npz with mu and sigma, or features"
+    )
     command.add_argument("--source", choices=PUBLISHED, required=True, help="who published it")
     command.add_argument("--n", type=at_least(2), required=True, help="number of images behind it")
-    command.add_argument("--output", type=Path, help="default: in PNDM_HOME/references")
+    command.add_argument("--output", type=user_path, help="default: in PNDM_HOME/references")
     command = add("floor", floor)
     command.add_argument("--seeds", type=at_least(1), default=10, help="random halvings")
     return top
@@ -123,6 +133,7 @@ def parser() -> Parser:
 
 def main(words: Sequence[str] | None = None) -> None:
     """Run one command; SystemExit with one line if it cannot."""
+    prepare_console()
     options = vars(parser().parse_args(words))
     try:
         options.pop("run")(**options)

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from pndm import _files
 from pndm._errors import InputError, lookup
-from pndm._files import cache_dir
+from pndm._files import cache_dir, make_folder
 from pndm.data import datasets
-from pndm.evaluation import digits_classifier, statistics
+from pndm.evaluation import digits_classifier, published, statistics
 from pndm.evaluation.features import (
     Extractor,
     MissingReference,
@@ -32,8 +32,11 @@ PUBLISHED = {
     "edm": "EDM's Inception port",
     "ttur": "TTUR's TensorFlow Inception",
     "pytorch_fid": "pytorch-fid's Inception port",
+    "clean_fid": "clean-fid's Inception port",
+    "score_sde": "score-SDE's TensorFlow Inception",
+    "adm": "ADM's TensorFlow Inception",
 }
-"""Publishers of statistics files with `mu` and `sigma`, and what their features come from."""
+"""Publishers of statistics files, and what their features come from."""
 
 
 class ReferenceMismatch(InputError):
@@ -122,7 +125,7 @@ def compute_reference(
 
 def tee_to_npy(chunks: Iterable[Tensor], shape: tuple[int, int], path: Path) -> Iterator[Tensor]:
     """The same chunks, written to an .npy as they pass: whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     partial, at = path.with_name(f".{path.name}.partial"), 0
     try:
         rows = np.lib.format.open_memmap(partial, "w+", np.float32, shape)
@@ -249,20 +252,13 @@ def reference_features(
 
 
 def import_reference(path: Path, dataset: str, source: str, n: int) -> Reference:
-    """The statistics `mu` and `sigma` that others published, labelled as theirs.
+    """The statistics, or the features of all images, that others published, labelled as theirs.
 
     Their features come from another implementation than ours: `reference` uses them only with
     `override`. n is the number of images that they say they took.
     """
     publisher = lookup(PUBLISHED, source, "publisher of statistics")
-    arrays = statistics.load_arrays(path)
-    if not {"mu", "sigma"} <= arrays.keys():
-        raise InputError(f"{path} has no mu and sigma but {', '.join(arrays) or 'nothing'}")
-    if not all(arrays[k].dtype.kind in "fiu" for k in ("mu", "sigma")):
-        raise InputError(f"{path}: mu and sigma must be numbers")
-    mean, covariance = (torch.from_numpy(arrays[k]).double() for k in ("mu", "sigma"))
-    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
-        raise InputError(f"{path}: mu {list(mean.shape)} and sigma {list(covariance.shape)}")
+    mean, covariance = published.load_moments(path, n)
     if not mean.isfinite().all() or not covariance.isfinite().all():
         raise InputError(f"{path}: mu or sigma contain NaN or infinity")
     spread = covariance.diagonal()

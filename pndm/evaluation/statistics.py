@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pndm._errors import InputError, MissingFile
-from pndm._files import write_atomic
+from pndm._files import make_folder, write_atomic
 
 BLOCKS = 20
 """The number of blocks of a jackknife."""
@@ -150,7 +150,7 @@ def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
         with partial.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
 
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_atomic(path, write)
 
 

@@ -10,7 +10,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from pndm._files import cache_dir
+from pndm._errors import prepare_console
+from pndm._files import cache_dir, expand_user
 from pndm.models import cards, locations
 from pndm.models.architectures import ARCHITECTURES
 from pndm.models.download import fetch
@@ -19,6 +20,7 @@ from pndm.models.registry import WEIGHTS, CheckpointError, find
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return 0, or 1 after an error of one line."""
+    prepare_console()
     parser = argparse.ArgumentParser(prog="python -m pndm.models", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     commands = parser.add_subparsers(dest="command", required=True)
@@ -32,7 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument(
         "--last", action="store_true", help="the last weights, not their moving average"
     )
-    command.add_argument("--output", type=Path, default=Path(), help="a folder; default: here")
+    command.add_argument(
+        "--output", type=expand_user, default=Path(), help="a folder; default: here"
+    )
     command.add_argument(
         "--overwrite", action="store_true", help="replace existing files, but never an input"
     )

@@ -226,7 +226,7 @@ def check_settings(path: Path, arch: Architecture) -> None:
     if not path.name.startswith(cards.STEM) or not config_path.is_file():
         return
     try:
-        config = dict(json.loads(config_path.read_text()))
+        config = dict(json.loads(config_path.read_text(encoding="utf-8")))
     except (TypeError, ValueError):
         raise CheckpointError(
             f"{config_path} is not a config of diffusers: fix or remove it"

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from pndm._errors import one_line
-from pndm._files import sha256
+from pndm._files import expand_user, sha256
 from pndm.models.cards import STEM
 from pndm.models.registry import HUB, WEIGHTS, CheckpointError, find
 
@@ -46,7 +46,7 @@ def locate(weights: str, ema: bool = True) -> Path:
     """Resolve a path or hub address to a file: weights, or an index of their parts."""
     if weights.startswith(HUB):
         return _from_hub(weights.removeprefix(HUB), ema)
-    path = Path(weights).expanduser()
+    path = expand_user(weights)
     if path.is_dir():
         for member in members(ema):
             if (path / member).is_file():
@@ -70,7 +70,7 @@ def name_of(weights: str, path: Path) -> str:
     """The name of weights without a card: their folder or repository, else their file."""
     if weights.startswith(HUB):
         return weights.rpartition("/")[2]
-    folder = Path(weights).expanduser()
+    folder = expand_user(weights)
     return folder.resolve().name if folder.is_dir() else path.stem
 
 

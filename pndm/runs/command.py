@@ -1,6 +1,5 @@
 """The command `python run.py`, installed as `pndm`: compose, run, record."""
 
-import io
 import os
 import sys
 import time
@@ -9,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pndm._errors import FileError, PndmError, one_line
+from pndm._errors import FileError, PndmError, one_line, prepare_console
 from pndm._files import make_folder
-from pndm.config.compose import compose_runs, current_cell, from_hydra, launch
+from pndm.config.compose import compose_runs, current_cell, from_hydra, launch, readable_words
 from pndm.config.schema import ConfigError, Run
 from pndm.runs import interrupts
 
@@ -63,9 +62,7 @@ def restore_visible_gpus() -> None:
 
 def main() -> None:
     """Refuse a wrong command line before anything is written, then let Hydra run the cells."""
-    for stream in (sys.stdout, sys.stderr):  # a terminal without our letters ends no run
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+    prepare_console()
     interrupts.listen()
     try:
         sys.exit(run_command(sys.argv[1:]))
@@ -81,6 +78,7 @@ def run_command(arguments: Sequence[str]) -> int:
     flags, folder, overrides = split(arguments)
     sweep = any(flag in SWEEPS for flag in flags)
     shows = [flag for flag in flags if flag not in SWEEPS]
+    overrides = readable_words(overrides)
     if shows:
         overrides = [word for word in overrides if "=" in word]
     if overrides or not shows:

@@ -7,13 +7,19 @@ here, and checked when work continues and when it has failed.
 
 import signal
 import sys
+import threading
 
 received: list[int] = []
 """The signals received since `listen`."""
 
 
 def listen() -> None:
-    """Raise KeyboardInterrupt on SIGINT and SIGTERM, and record them."""
+    """Raise KeyboardInterrupt on SIGINT and SIGTERM, and record them.
+
+    In a thread of another program nothing is done: signals are the main thread's.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
     sys.unraisablehook = _unraisable

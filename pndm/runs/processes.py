@@ -63,16 +63,18 @@ def run_workers(job: Job, bar: tqdm) -> None:
     set.
     """
     settings, log = (job.folder / f"workers-{task_rank()}.{suffix}" for suffix in ("yaml", "log"))
-    write_atomic(settings, lambda path: path.write_text(to_yaml(job.cfg)))
+    write_atomic(settings, lambda path: path.write_text(to_yaml(job.cfg), encoding="utf-8"))
     number = min(process_count(job.cfg), len(job.shards))
     threads = str(max(1, (os.cpu_count() or 1) // number))
     environment = {"OMP_NUM_THREADS": threads, **os.environ, PARENT_PID: str(os.getpid())}
     here = str(Path(__file__).parents[2])  # the code of this process, not another installation
     environment["PYTHONPATH"] = os.pathsep.join([here, *filter(None, [os.getenv("PYTHONPATH")])])
+    environment["PYTHONIOENCODING"] = "utf-8"  # of the log
+    environment |= without_proxy()
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     options = [f"--nproc-per-node={number}", f"--max-restarts={RESTARTS}"]
     command = [*launcher, *options, "-m", "pndm.runs.worker", str(settings)]
-    with log.open("w") as file:
+    with log.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(
             command, env=environment, stdout=file, stderr=file, start_new_session=True
         )
@@ -88,6 +90,13 @@ def run_workers(job: Job, bar: tqdm) -> None:
             process.wait()
     if process.returncode:
         print(f"a worker failed (see {log}): this process samples the missing shards")
+
+
+def without_proxy() -> dict[str, str]:
+    """The environment in which no proxy is asked for this machine itself."""
+    local = "localhost,127.0.0.1,::1"
+    given = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+    return dict.fromkeys(("no_proxy", "NO_PROXY"), f"{given},{local}" if given else local)
 
 
 def show_progress(job: Job, bar: tqdm) -> None:

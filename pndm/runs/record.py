@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import shlex
 import sys
 import time
 import traceback
@@ -56,7 +57,7 @@ def run_metadata(job: Job) -> dict[str, Any]:
         "commit": commit(),
         "versions": versions(),
         "machine": hardware(),
-        "command": " ".join(["python", *sys.argv]),
+        "command": shlex.join(["python", *sys.argv]),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 

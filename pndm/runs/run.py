@@ -72,12 +72,14 @@ def run_locked(job: Job, metadata: dict[str, Any], began: float) -> Path:
     elif is_complete(job):
         return show_finished(folder)
     write_json(folder / "status.json", {"status": "running", **metadata})
-    write_atomic(folder / "config.yaml", lambda path: path.write_text(to_yaml(cfg)))
+    write_atomic(
+        folder / "config.yaml", lambda path: path.write_text(to_yaml(cfg), encoding="utf-8")
+    )
     name = f"{cfg.dataset.name} {cfg.schedule['name']} {cfg.solver['name']} {cfg.steps}"
     settings: dict[str, Any] = {"project": cfg.wandb.project, "entity": cfg.wandb.entity}
     settings |= {"name": name, "group": metadata["sweep"], "config": metadata}
     try:
-        with WandbLogger(cfg.wandb.mode, folder, **settings) as logger:
+        with WandbLogger(cfg.wandb.mode or "offline", folder, **settings) as logger:
             results = sample_and_evaluate(job)
             results["seconds"]["total"] = round(time.monotonic() - began, 3)
             record = {**metadata, **results, "status": "complete", "wandb": logger.sync}

@@ -10,16 +10,28 @@ from typing import Any, Literal
 
 import numpy as np
 
+from pndm._files import make_folder
+
 INIT_SECONDS = 5
 """How long the server may take to answer before the run is logged offline."""
 
 ENVIRONMENT = {
     "WANDB_SILENT": "true",
     "WANDB_ERROR_REPORTING": "false",  # which waits half a minute for a server that is silent
-    "WANDB_FINISH_TIMEOUT": "60",  # seconds to upload at the end, for ever without it
-    "WANDB_FINISH_TIMEOUT_RAISES": "true",
 }
-"""Settings of wandb that the user's environment may overrule."""
+"""What wandb reads from the environment alone; the user's own values stay."""
+
+SETTINGS: dict[str, Any] = {
+    "silent": True,
+    "console": "off",
+    "init_timeout": INIT_SECONDS,
+    "finish_timeout": 60,  # seconds to upload at the end, for ever without it
+    "finish_timeout_raises": True,
+}
+"""Settings of a run that the user's environment may overrule, as WANDB_CONSOLE does."""
+
+NAMES = {"name": "WANDB_NAME", "group": "WANDB_RUN_GROUP"}
+"""What a run is called, where the user's environment does not say it."""
 
 
 class WandbLogger:
@@ -31,10 +43,12 @@ class WandbLogger:
     def __init__(self, mode: str, folder: Path, **settings: Any) -> None:
         self.mode, self.folder, self.settings = mode, folder, settings
         self.run: Any = None
+        self._before: dict[str, str] = {}
 
     def __enter__(self) -> "WandbLogger":
         modes: dict[str, tuple[Literal["online", "offline"], ...]]
         modes = {"online": ("online", "offline"), "offline": ("offline",)}
+        self._before = _of_wandb()
         for mode in modes.get(self.mode, ()):
             if self.run is None:
                 self.run = self._try(partial(self._start, mode))
@@ -48,6 +62,9 @@ class WandbLogger:
     ) -> None:
         if self.run is not None:
             self._try(lambda: self.run.finish(exit_code=0 if kind is None else 1))
+        for name in _of_wandb():
+            del os.environ[name]
+        os.environ |= self._before
 
     def log(self, metrics: Mapping[str, Any]) -> None:
         """Add these to the run's history and summary."""
@@ -82,13 +99,15 @@ class WandbLogger:
         return f"wandb sync {os.path.relpath(folder)}"
 
     def _start(self, mode: Literal["online", "offline"]) -> Any:
-        os.environ |= {**ENVIRONMENT, **os.environ}
-        os.environ["WANDB_DATA_DIR"] = str(self.folder.resolve() / "wandb")  # not the user's home
+        data = self.folder.resolve() / "wandb"  # not the user's home
+        os.environ |= {**ENVIRONMENT, "WANDB_DATA_DIR": str(data), **os.environ}
         import wandb
 
-        self.folder.mkdir(parents=True, exist_ok=True)
-        quiet = wandb.Settings(init_timeout=INIT_SECONDS, console="off", silent=True)
-        return wandb.init(mode=mode, dir=str(self.folder), settings=quiet, **self.settings)
+        make_folder(self.folder)
+        place = os.environ.get("WANDB_DIR") or str(self.folder)
+        own = {k: v for k, v in SETTINGS.items() if f"WANDB_{k.upper()}" not in self._before}
+        named = {k: v for k, v in self.settings.items() if NAMES.get(k) not in self._before}
+        return wandb.init(mode=mode, dir=place, settings=wandb.Settings(**own), **named)
 
     def _try(self, action: Callable[[], Any]) -> Any:
         try:
@@ -97,3 +116,8 @@ class WandbLogger:
             reason = " ".join(str(error).split())[:200]
             warnings.warn(f"W&B ({self.mode}) failed, the run goes on: {reason}", stacklevel=3)
             return None
+
+
+def _of_wandb() -> dict[str, str]:
+    """The environment variables of wandb, its own ones of a running process too."""
+    return {name: value for name, value in os.environ.items() if name.startswith("WANDB_")}
