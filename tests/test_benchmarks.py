@@ -27,6 +27,7 @@ def test_solvers_beside_schedulers(monkeypatch):
     assert len(rows) == 3 and all(row.ours > 0 and row.other > 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_both_networks_give_the_same_images(monkeypatch):
     monkeypatch.setattr(end_to_end, "BATCHES", {"cpu": {"digits_linear": (2, 3)}})
     rows = list(end_to_end.measure(CPU, 1))
@@ -51,6 +52,7 @@ def test_shares_make_the_whole(monkeypatch):
     assert largest.ours > 10 and "with nothing but them" in largest.note
 
 
+@pytest.mark.slow
 def test_precisions_tell_their_fid(monkeypatch):
     monkeypatch.setattr(precision, "PRECISIONS", {"cpu": ("bf16",)})
     monkeypatch.setattr(precision, "fid", lambda name, device: 0.5)

@@ -178,7 +178,7 @@ METHOD_FILES = [name for name in PACKAGE if room(module_of(name)) in pndm.METHOD
 
 def test_the_method_needs_torch_alone():
     """And torchode in the adaptive method; nothing of what stands around it."""
-    for name, target in ((name, target) for name in METHOD_FILES for target in imports(name)):
+    for name, target in ((file, target) for file in METHOD_FILES for target in imports(file)):
         outside = {"torch", "torchode"} if name == "pndm/probability_flow.py" else {"torch"}
         top, *rest = target.split(".")
         if top == "pndm":
@@ -213,7 +213,7 @@ def test_the_import_graph_has_no_circle():
 
 
 def test_each_wall_has_its_doors():
-    for name, imported in ((name, target) for name in CODE for target in imports(name)):
+    for name, imported in ((file, target) for file in CODE for target in imports(file)):
         top = imported.split(".")[0]
         assert name in OWNERS.get(top, {name}), f"{name} imports {imported}"
         if name.startswith("pndm/"):

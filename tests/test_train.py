@@ -25,6 +25,7 @@ def trained(folder, *arguments):
     return load_file(path), json.loads(path.with_suffix(".json").read_text())
 
 
+@pytest.mark.slow
 def test_it_leaves_weights_a_card_a_loss_curve_and_a_picture(tmp_path):
     weights, card = trained(tmp_path / "net", "schedule=cosine")
     assert card["schedule"] == "cosine" and card["iterations"] == 6 and card["sha256"]
@@ -34,6 +35,7 @@ def test_it_leaves_weights_a_card_a_loss_curve_and_a_picture(tmp_path):
     assert set(network.state_dict()) == set(weights)
 
 
+@pytest.mark.slow
 def test_the_seed_determines_the_weights(tmp_path):
     one, _ = trained(tmp_path / "one")
     same, _ = trained(tmp_path / "same")
@@ -42,6 +44,7 @@ def test_the_seed_determines_the_weights(tmp_path):
     assert not all(torch.equal(one[key], other[key]) for key in one)
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
     whole, card = trained(tmp_path / "whole")
     calls, loss = [], train.loss
@@ -61,6 +64,7 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(tmp_path, monkeyp
     assert card["loss"] == card_again["loss"]
 
 
+@pytest.mark.slow
 def test_a_wide_network_trains_in_channels_last(tmp_path, monkeypatch):
     sure = replace(train.ARCHITECTURES["digits_linear"], dropout=0.0)
     monkeypatch.setitem(train.ARCHITECTURES, "digits_linear", sure)
@@ -72,6 +76,7 @@ def test_a_wide_network_trains_in_channels_last(tmp_path, monkeypatch):
         torch.testing.assert_close(whole[key], plain[key], rtol=1e-2, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_weights_are_kept_in_half_precision_where_the_recipe_says_so(tmp_path):
     whole, _ = trained(tmp_path / "net")
     half, card = trained(tmp_path / "net", "recipe.half=true")  # goes on from the last checkpoint
@@ -82,6 +87,7 @@ def test_weights_are_kept_in_half_precision_where_the_recipe_says_so(tmp_path):
     assert {tensor.dtype for tensor in network.state_dict().values()} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_a_training_can_end_at_its_last_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="to finish: train first"):
         trained(tmp_path / "none", "finish=true")
@@ -101,6 +107,7 @@ def test_a_training_can_end_at_its_last_checkpoint(tmp_path, monkeypatch):
     assert all(torch.equal(weights[key], saved["ema"][key]) for key in weights)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_training_is_refused(tmp_path):
     out = tmp_path / "net"
     trained(out)

@@ -265,6 +265,7 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("--results", type=Path, help="another folder than experiments/results")
     options = parser.parse_args(words)
     folder = options.results or FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
     page = readme.PAGE if options.results is None else None
     try:
         results, notes = Results.load(folder), []

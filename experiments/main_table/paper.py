@@ -24,7 +24,7 @@ from experiments.pages import FOLDER
 from pndm.config.build import build_solver
 from pndm.config.compose import compose_runs
 from pndm.config.schema import ConfigError
-from pndm.cost import flops
+from pndm.cost import flops, load_runner, time_network
 from pndm.evaluation.statistics import T_19
 
 RATE = 50e12
@@ -32,30 +32,39 @@ RATE = 50e12
 
 
 def plan(dataset: str, schedules: Sequence[str], seeds: Sequence[int]) -> pd.DataFrame:
-    """Cells, evaluations of the network and expected GPU hours, by schedule and method."""
+    """Cells, evaluations and hours, on this device and on a GPU, by schedule and method."""
     (cfg,) = compose_runs([f"dataset={dataset}"])
     samples = fid_by_steps.ALL_DIGITS if dataset == "digits" else cfg.samples
+    seconds = {name: seconds_per_evaluation(dataset, name) for name in schedules}
     rows = []
     for cell in fid_by_steps.cells(schedules, seeds):
         nfe = build_solver({"name": cell.solver}).nfe(cell.steps) or PF_NFE
         each = flops(cfg.dataset.models[cell.schedule])
-        hours = nfe * samples * each / RATE / 3600
         row = {"schedule": cell.schedule, "method": cell.solver, "cells": 1}
-        rows.append({**row, "evaluations": nfe * samples, "GPU hours": hours})
+        row |= {"evaluations": nfe * samples}
+        row |= {"hours here": nfe * samples * seconds[cell.schedule] / 3600}
+        rows.append({**row, "GPU hours": nfe * samples * each / RATE / 3600})
     table = pd.DataFrame(rows)
     return table.groupby(["schedule", "method"], sort=False, as_index=False).sum()
+
+
+def seconds_per_evaluation(dataset: str, schedule: str) -> float:
+    """The time of one image's evaluation on this device."""
+    (cfg,) = compose_runs([f"dataset={dataset}", f"schedule={schedule}", "solver=ddim"])
+    return time_network(cfg, load_runner(cfg), seconds=1).seconds
 
 
 def show_plan(table: pd.DataFrame, dataset: str) -> None:
     """Print the plan and its sum."""
     shown = Table(*table.columns)
     for row in table.itertuples(index=False):
-        shown.add_row(row[0], row[1], str(row[2]), f"{row[3]:,}", f"{row[4]:.1f}")
+        hours = (f"{number:.1f}" for number in row[4:])
+        shown.add_row(row[0], row[1], str(row[2]), f"{row[3]:,}", *hours)
     Console().print(shown)
-    total = table["GPU hours"].sum()
+    here, total = table["hours here"].sum(), table["GPU hours"].sum()
     print(
-        f"{dataset}: {table['cells'].sum()} cells, about {total:.1f} GPU hours at "
-        f"{RATE / 1e12:.0f} TFLOP/s; what is complete is found again"
+        f"{dataset}: {table['cells'].sum()} cells, about {here:.1f} hours on this device or "
+        f"{total:.1f} GPU hours at {RATE / 1e12:.0f} TFLOP/s; complete cells are not run again"
     )
 
 

@@ -73,7 +73,7 @@ class Weights:
         if not self.url:
             raise CheckpointError(
                 f"{self.path} is missing from this installation: make it with python -m "
-                f"pndm.train dataset={self.dataset} schedule={self.schedule}, or install again"
+                f"pndm.train dataset={self.dataset} schedule={self.schedule} and put it there"
             )
         raise CheckpointError(
             f"the weights {self.name} are not here: run python -m pndm.models fetch {self.name}, "

@@ -114,6 +114,7 @@ def test_a_flip_mirrors_some_images():
     assert (mirrored ^ same).all() and 10 < mirrored.sum() < 40
 
 
+@pytest.mark.slow
 def test_clothes_are_learnt_by_the_same_code(tmp_path, monkeypatch):
     def load(part):
         return datasets.TensorImages(some("fashion"))
@@ -133,6 +134,7 @@ def test_clothes_are_learnt_by_the_same_code(tmp_path, monkeypatch):
     assert found.mean(0).abs().max() < 1e-4 and (found.std(0) - 1).abs().max() < 1e-4
 
 
+@pytest.mark.slow
 def test_training_is_deterministic_and_leaves_only_whole_files(tmp_path, capsys):
     for name in ("a", "b"):
         path = tmp_path / f"{name}.safetensors"

@@ -20,13 +20,7 @@ from pndm.evaluation.features import (
     load_extractor,
     register,
 )
-from pndm.evaluation.metrics import (
-    fid,
-    kid,
-    nearest_neighbours,
-    precision_recall,
-    split_half_fid,
-)
+from pndm.evaluation.metrics import fid, kid, nearest_neighbours, precision_recall, split_half_fid
 from pndm.evaluation.reference import (
     PUBLISHED,
     SHIPPED,

@@ -207,6 +207,7 @@ def coverage(simulations: int, d: int, n: int, seed: int) -> tuple[float, float]
     return single / simulations, paired / simulations
 
 
+@pytest.mark.slow
 def test_coverage_in_a_few_simulations():
     single, paired = coverage(250, d=4, n=200, seed=0)
     assert single >= 0.90 and paired >= 0.92

@@ -83,6 +83,7 @@ def test_an_empty_folder_gives_tables_that_say_so(outputs, tmp_path, capsys):
     assert set(pd.read_csv(folder / "claims.csv")["verdict"]) == {"not run"}
 
 
+@pytest.mark.slow
 def test_other_cells_stay_where_they_are_to_be_kept(outputs, tmp_path):
     root, put = outputs
     folder = tmp_path / "results"
@@ -99,6 +100,7 @@ def test_other_cells_stay_where_they_are_to_be_kept(outputs, tmp_path):
     assert list(Results.load(folder).cells["steps"]) == [20]
 
 
+@pytest.mark.slow
 def test_methods_beyond_the_table_have_their_lines(outputs, tmp_path):
     root, put = outputs
     for order in (2, 3):

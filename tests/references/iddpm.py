@@ -11,14 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from references.functions import (
-    convolution,
-    dense,
-    doubled,
-    group_norm,
-    same_convolution,
-    silu,
-)
+from references.functions import convolution, dense, doubled, group_norm, same_convolution, silu
 from references.parameters import Parameters
 
 

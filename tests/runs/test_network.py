@@ -157,6 +157,7 @@ def test_narrow_networks_do_where_vectors_are_wide(monkeypatch):
 # Compilation
 
 
+@pytest.mark.slow
 def test_without_a_compiler_the_network_runs_as_it_is(tmp_path):
     environment = {
         **os.environ,
@@ -185,6 +186,7 @@ with torch.no_grad():
 """
 
 
+@pytest.mark.slow
 def test_the_record_names_what_was_compiled(run, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda network, mode: network)
     assert run("compile=auto")["compile"] == "off"  # on a processor it would not pay
@@ -210,6 +212,7 @@ def test_compiled_once_for_all_steps_and_methods(monkeypatch):
     assert compiled.mode == "max-autotune-no-cudagraphs"
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_network_is_one_graph():
     unet = UNet(DDPM["ddpm_cifar10"]).eval()

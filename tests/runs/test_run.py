@@ -420,6 +420,7 @@ def test_workers_end_with_the_run_that_started_them(tmp_path, how):
     assert not left() and len(list(tmp_path.rglob("images/*.npz"))) < 12
 
 
+@pytest.mark.slow
 def test_a_sweep_makes_every_cell_and_ends_with_its_records(tmp_path):
     sweep = ["-m", "solver=ddim,plms", "schedule=linear,cosine", "wandb.mode=offline"]
     out = finish(start([*sweep, "samples=20", "steps=3", "progress=false"], tmp_path))
