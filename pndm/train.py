@@ -41,6 +41,9 @@ from pndm.models.unet import UNet
 from pndm.sampling import sample
 from pndm.solvers import ddim
 
+WIDE = 32
+"""From so many channels on, channels_last trains faster (measured)."""
+
 
 def loss(model: nn.Module, x_0: Tensor, alpha_bar: Tensor) -> Tensor:
     """Mean squared error of the predicted noise, eq. 14; x_0 [B, C, H, W], alpha_bar [T]."""
@@ -100,6 +103,8 @@ def train(cfg: Train) -> Path:
 
     torch.manual_seed(noise.derive_seed("initial weights", cfg.seed))
     model = UNet(ARCHITECTURES[cfg.architecture]).to(device)
+    if model.arch.channels >= WIDE:
+        model = model.to(memory_format=torch.channels_last)
     ema = copy.deepcopy(model).eval().requires_grad_(False)
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr)
     start, losses, seconds, commit = 0, [], 0.0, current_commit()
@@ -119,6 +124,10 @@ def train(cfg: Train) -> Path:
         optimizer.load_state_dict(saved["optimizer"])
         start, losses, seconds = saved["iteration"], saved["losses"], saved["seconds"]
         commit = saved["commit"]
+    if cfg.finish:
+        if not losses:
+            raise ConfigError(f"there is no {checkpoint} to finish: train first")
+        return finish(cfg, ema, losses, seconds, commit, start)
 
     size = len(data)  # type: ignore[arg-type]  # which torch's Dataset does not promise
     loader = DataLoader(
@@ -169,15 +178,18 @@ def train(cfg: Train) -> Path:
             }
             write_atomic(checkpoint, partial(torch.save, state))
     bar.close()
-    return finish(cfg, ema, losses, seconds, commit)
+    return finish(cfg, ema, losses, seconds, commit, recipe.iterations)
 
 
 def identity(cfg: Train) -> dict[str, Any]:
-    """What determines the weights, but for the number of iterations; plain, as files hold it."""
+    """What determines the weights, but for the number of iterations; plain, as files hold it.
+
+    Their precision in the file is no part of it.
+    """
     found: dict[str, Any] = dataclasses.asdict(cfg)
-    for key in ("output", "device", "workers"):
+    for key in ("output", "device", "workers", "finish"):
         del found[key]
-    for key in ("iterations", "log_every", "checkpoint_every"):
+    for key in ("iterations", "log_every", "checkpoint_every", "half"):
         del found["recipe"][key]
     if cfg.recipe.decay:  # the rate depends on how many there will be
         found["recipe"]["iterations"] = cfg.recipe.iterations
@@ -215,17 +227,23 @@ def _differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
         yield f"{name}={found}"
 
 
-def finish(cfg: Train, ema: UNet, losses: list, seconds: float, commit: str | None) -> Path:
-    """Write the averaged weights, their card, the loss curve and a picture of samples."""
+def finish(
+    cfg: Train, ema: UNet, losses: list, seconds: float, commit: str | None, iterations: int
+) -> Path:
+    """Write the averaged weights, their card, the loss curve and a picture of samples.
 
+    With `recipe.half` the file has half precision, and the picture is made with its numbers.
+    """
     out = Path(cfg.output)
     weights = out / f"{out.name}.safetensors"
-    write_atomic(weights, lambda path: save_file(ema.state_dict(), path))
+    rounded = ema.half() if cfg.recipe.half else ema
+    state = {name: tensor.contiguous() for name, tensor in rounded.state_dict().items()}
+    write_atomic(weights, lambda path: save_file(state, path))
     write_json(out / "losses.json", losses)
 
     schedule = build_schedule(cfg.schedule)
     x_T = noise.initial_noise(range(100), ema.arch.image).to(next(ema.parameters()).device)
-    x_0 = sample(ema, x_T, solver=ddim(), schedule=schedule, steps=100)
+    x_0 = sample(rounded.float(), x_T, solver=ddim(), schedule=schedule, steps=100)
     images.save_grid(images.to_uint8(x_0), out / "samples.png")
 
     card = {
@@ -237,9 +255,11 @@ def finish(cfg: Train, ema: UNet, losses: list, seconds: float, commit: str | No
         "timesteps": schedule.timesteps,
         **{key: value for key, value in cfg.schedule.items() if key in ("beta_start", "beta_end")},
         "ema": cfg.recipe.ema,
+        "precision": "half" if cfg.recipe.half else "single",
         "command": " ".join(["python -m pndm.train", *sys.argv[1:]]),
         "seed": cfg.seed,
-        "iterations": cfg.recipe.iterations,
+        "iterations": iterations,
+        "iterations_of_recipe": cfg.recipe.iterations,
         "batch_size": cfg.recipe.batch_size,
         "loss": losses[-1][1],
         "loss_last_tenth": mean_of_last_tenth(losses),

@@ -54,3 +54,12 @@ def test_the_other_commands_run_anywhere(installed, tmp_path, module):
     out = run(sys.executable, "-m", f"pndm.{module}", "--help", cwd=tmp_path, env=environment)
     assert f"python -m pndm.{module}" in out
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", ["models/weights", "evaluation/references"])
+def test_weights_and_references_are_inside(installed, folder):
+    site, _ = installed
+    here, there = (top / "pndm" / folder for top in (ROOT, site))
+    names = sorted(path.name for path in here.iterdir())
+    assert names and names == sorted(path.name for path in there.iterdir())

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -61,6 +62,49 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(tmp_path, monkeyp
     again, card_again = trained(tmp_path / "broken")
     assert all(torch.equal(whole[key], again[key]) for key in whole)
     assert card["loss"] == card_again["loss"]
+
+
+@pytest.mark.slow
+def test_a_wide_network_trains_in_channels_last(tmp_path, monkeypatch):
+    sure = replace(train.ARCHITECTURES["digits_linear"], dropout=0.0)
+    monkeypatch.setitem(train.ARCHITECTURES, "digits_linear", sure)
+    plain, _ = trained(tmp_path / "plain")
+    monkeypatch.setattr(train, "WIDE", 1)
+    whole, _ = trained(tmp_path / "whole")
+    assert all(whole[key].is_contiguous() for key in whole)
+    for key in plain:
+        torch.testing.assert_close(whole[key], plain[key], rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_weights_are_kept_in_half_precision_where_the_recipe_says_so(tmp_path):
+    whole, _ = trained(tmp_path / "net")
+    half, card = trained(tmp_path / "net", "recipe.half=true")  # goes on from the last checkpoint
+    assert card["precision"] == "half" and card["iterations"] == 6
+    assert all(torch.equal(half[key], whole[key].half()) for key in whole)
+    path = tmp_path / "net" / "net.safetensors"
+    network = pndm.models.load(str(path))
+    assert {tensor.dtype for tensor in network.state_dict().values()} == {torch.float32}
+
+
+@pytest.mark.slow
+def test_a_training_can_end_at_its_last_checkpoint(tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match="to finish: train first"):
+        trained(tmp_path / "none", "finish=true")
+    learning_rate = train.learning_rate
+
+    def interrupted(iteration, recipe):
+        if iteration == 5:
+            raise KeyboardInterrupt
+        return learning_rate(iteration, recipe)
+
+    monkeypatch.setattr(train, "learning_rate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "net")
+    weights, card = trained(tmp_path / "net", "finish=true")
+    assert (card["iterations"], card["iterations_of_recipe"]) == (4, 6)
+    saved = torch.load(tmp_path / "net" / "checkpoint.pt", weights_only=True)
+    assert all(torch.equal(weights[key], saved["ema"][key]) for key in weights)
 
 
 @pytest.mark.slow

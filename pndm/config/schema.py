@@ -9,7 +9,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pndm._errors import InputError
 
-EXTRACTORS = ("digits", "inception")
+CLASSIFIER_IMAGES = {"digits": (1, 8, 8), "fashion": (1, 28, 28)}
+"""The images (C, H, W) that the features of our own classifiers are of."""
+
+EXTRACTORS = (*CLASSIFIER_IMAGES, "inception")
 """The features that FID is computed from (`pndm.evaluation`)."""
 
 IMAGES_PER_SEED = 2**32
@@ -105,6 +108,7 @@ class Recipe:
     ema: float = MISSING
     log_every: int = MISSING
     checkpoint_every: int = MISSING
+    half: bool = False
 
 
 @dataclass
@@ -117,6 +121,7 @@ class Train:
     architecture: str = MISSING
     seed: int = MISSING
     holdout: bool = MISSING
+    finish: bool = MISSING
     device: str = MISSING
     workers: int = MISSING
     output: str = MISSING

@@ -16,6 +16,7 @@ from pndm._errors import InputError, did_you_mean
 from pndm._files import expand_user
 from pndm.config.build import build_schedule, build_solver
 from pndm.config.schema import (
+    CLASSIFIER_IMAGES,
     EXTRACTORS,
     IMAGES_PER_SEED,
     MAX_SEED,
@@ -72,11 +73,14 @@ def validate(run: Run) -> Run:
     with config_errors():
         check_device(run.device)
 
-    if switches["fid"] == "auto" and run.dataset.extractor == "digits":
+    if switches["fid"] == "auto" and run.dataset.extractor in CLASSIFIER_IMAGES:
         known = model.architecture or WEIGHTS[model.name].architecture
-        channels = ARCHITECTURES[known].in_channels
-        if channels != 1:
-            raise ConfigError(f"digits features take 1 channel, not {channels}: use fid=off")
+        image, wanted = ARCHITECTURES[known].image, CLASSIFIER_IMAGES[run.dataset.extractor]
+        if image != wanted:
+            raise ConfigError(
+                f"{run.dataset.extractor} features are of images of {_size(wanted)}, "
+                f"not of {_size(image)}: use fid=off"
+            )
 
     with config_errors(f"solver {run.solver.get('name')}: "):
         method = build_solver(run.solver)

@@ -23,11 +23,13 @@ from pndm.data.celeba import crop_face, training_files
 from pndm.data.databases import Lmdb, MissingData
 from pndm.data.decode import BadImage, open_image, rgb
 from pndm.data.folders import SUFFIXES, image_files
+from pndm.data.idx import read_idx
 
 __all__ = ["DATASETS", "SUFFIXES", "BadImage", "MissingData", "Source", "source"]
 
-Part = Literal["all", "train", "holdout"]
-"""All images of the split that the paper uses, a fixed random tenth of them, or the other nine."""
+Part = Literal["all", "train", "holdout", "test"]
+"""All images to train on, a fixed random tenth of them (`holdout`) or the other nine (`train`);
+and those that the publisher set apart (`test`), where there are any."""
 
 
 class TensorImages(Dataset[Tensor]):
@@ -117,6 +119,40 @@ def cifar10(part: Part = "all", root: Path | None = None) -> TensorImages:
         ) from None
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
     return TensorImages(images[indices(len(images), part)])
+
+
+FASHION_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+"""Where Debian's package dataset-fashion-mnist puts its files."""
+
+
+def fashion_mnist(part: Part = "all", root: Path | None = None) -> TensorImages:
+    """The 60,000 training images of Fashion-MNIST, 28×28 grey; `test` are its other 10,000."""
+    images = _idx("images-idx3-ubyte", part, root, (28, 28))[:, None]
+    return TensorImages(images if part == "test" else images[indices(len(images), part)])
+
+
+def fashion_labels(part: Part = "all", root: Path | None = None) -> Tensor:
+    """The classes 0…9 of the images of `fashion_mnist(part, root)`, [N] int64."""
+    labels = _idx("labels-idx1-ubyte", part, root, ()).long()
+    return labels if part == "test" else labels[indices(len(labels), part)]
+
+
+def _idx(kind: str, part: Part, root: Path | None, size: tuple[int, ...]) -> Tensor:
+    """The uint8 tensor [N, *size] in the file of Fashion-MNIST of this kind, packed or not.
+
+    In `root` or `data_root()` it may lie in torchvision's FashionMNIST/raw too.
+    """
+    name = f"{'t10k' if part == 'test' else 'train'}-{kind}"
+    place = root or data_root()
+    folders = [place / "FashionMNIST" / "raw", place] + ([] if root else [DEBIAN])
+    for path in (folder / file for folder in folders for file in (name, f"{name}.gz")):
+        if path.is_file():
+            return read_idx(path, size)
+    raise MissingData(
+        f"fashion_mnist is missing: install Debian's dataset-fashion-mnist, or fetch {name}.gz "
+        f"and the other three from {FASHION_URL} into {folders[0]}"
+    )
 
 
 def celeba(part: Part = "all", root: Path | None = None) -> ImageFiles:
@@ -211,6 +247,7 @@ LSUN = "Resize(256) bilinear, CenterCrop(256)"
 
 DATASETS = {
     "digits": Source(digits, "all", "levels × 255/16"),
+    "fashion_mnist": Source(fashion_mnist, "train", "none"),
     "cifar10": Source(cifar10, "train", "none"),
     "celeba": Source(celeba, "train", "rows 57…184, columns 25…152, Resize(64) bilinear"),
     "lsun_bedroom": Source(lsun_bedroom, "train", LSUN),

@@ -2,7 +2,7 @@
 
 python -m pndm.evaluation reference cifar10 --workers 8
 python -m pndm.evaluation import cifar10 --source edm --file cifar10-32x32.npz --n 50000
-python -m pndm.evaluation floor
+python -m pndm.evaluation floor fashion_mnist
 """
 
 import argparse
@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 
@@ -18,16 +18,28 @@ from pndm._devices import check_device, resolve_device
 from pndm._errors import PndmError, one_line, prepare_console
 from pndm._files import cache_dir, expand_user
 from pndm.data import datasets
-from pndm.evaluation.features import EXTRACTORS, LABELS, extract_features, load_extractor
-from pndm.evaluation.metrics import split_half_fid
+from pndm.evaluation import classifier, statistics
+from pndm.evaluation.features import (
+    EXTRACTORS,
+    LABELS,
+    Extractor,
+    extract_features,
+    load_extractor,
+)
+from pndm.evaluation.metrics import distance, fid, split_half_fid
 from pndm.evaluation.reference import (
     PUBLISHED,
+    SHIPPED,
     Reference,
     compute_reference,
     features_path,
     import_reference,
+    load_reference,
     reference_path,
 )
+
+FLOORS = {recipe.dataset: name for name, recipe in classifier.RECIPES.items()}
+"""The datasets that have a classifier of their own, and its features."""
 
 
 def compute(
@@ -41,13 +53,22 @@ def compute(
     device: str,
     output: Path | None,
     keep_features: bool,
+    part: datasets.Part,
 ) -> None:
-    """Compute and save the reference statistics of a dataset, and optionally the features."""
+    """Compute and save the reference statistics of a dataset, and optionally the features.
+
+    Shipped statistics are not overwritten, unless --output names them.
+    """
     check_device(device)
     network = load_extractor(extractor, torch.device(resolve_device(device)), weights, any_weights)
     features = features_path(dataset, network.name, root) if keep_features else None
-    reference = compute_reference(dataset, network, root, batch_size, workers, True, features)
-    save(reference, output or reference_path(dataset, network.name, root))
+    reference = compute_reference(
+        dataset, network, root, batch_size, workers, True, features, part
+    )
+    path = reference_path(dataset, network.name, root, part)
+    if path.parent == SHIPPED and output is None:
+        return print(f"{reference.label}\nreference: {path}, shipped with the package")
+    save(reference, output or path)
 
 
 def import_published(dataset: str, file: Path, source: str, n: int, output: Path | None) -> None:
@@ -56,11 +77,26 @@ def import_published(dataset: str, file: Path, source: str, n: int, output: Path
     save(reference, output or cache_dir() / "references" / f"{dataset}_{source}.npz")
 
 
-def floor(seeds: int) -> None:
-    """Print the FID between random halves of the digits."""
-    features = torch.cat(list(extract_features(datasets.digits(), load_extractor("digits"))))
-    halves = split_half_fid(features, range(seeds))
-    print(json.dumps({"metric": LABELS["digits"], **halves}, indent=2))
+def floor(dataset: str, root: Path | None, seeds: int) -> None:
+    """Print what real images score: random halves of the digits, or the test images of clothes."""
+    extractor = load_extractor(FLOORS[dataset])
+    if dataset == "digits":
+        features = torch.cat(list(extract_features(datasets.digits(), extractor)))
+        numbers = split_half_fid(features, range(seeds))
+    else:
+        numbers = fid_of_test_images(dataset, extractor, root)
+    print(json.dumps({"metric": LABELS[extractor.name], **numbers}, indent=2))
+
+
+def fid_of_test_images(dataset: str, extractor: Extractor, root: Path | None) -> dict[str, Any]:
+    """The FID of a dataset's test images; without them, of their statistics in the package."""
+    reference = load_reference(dataset, extractor, root=root)
+    try:
+        data = datasets.source(dataset)("test", root)
+    except datasets.MissingData:
+        test = Reference.load(reference_path(dataset, extractor.name, root, "test"))
+        return {"value": distance(test, reference), "n": test.n}
+    return fid(statistics.blocks(torch.cat(list(extract_features(data, extractor)))), reference)
 
 
 def save(reference: Reference, path: Path) -> None:
@@ -118,6 +154,7 @@ def parser() -> Parser:
     command.add_argument("--device", default="auto")
     command.add_argument("--output", type=user_path, help="default: in PNDM_HOME/references")
     command.add_argument("--keep-features", action="store_true", help="for kid and prc")
+    command.add_argument("--part", choices=("all", "test"), default="all", help="of the dataset")
     command = add("import", import_published)
     command.add_argument("dataset", choices=datasets.DATASETS, metavar="DATASET")
     command.add_argument(
@@ -127,6 +164,8 @@ def parser() -> Parser:
     command.add_argument("--n", type=at_least(2), required=True, help="number of images behind it")
     command.add_argument("--output", type=user_path, help="default: in PNDM_HOME/references")
     command = add("floor", floor)
+    command.add_argument("dataset", nargs="?", choices=FLOORS, default="digits", metavar="DATASET")
+    command.add_argument("--root", type=Path, help="the folder of the dataset")
     command.add_argument("--seeds", type=at_least(1), default=10, help="random halvings")
     return top
 

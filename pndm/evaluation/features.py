@@ -1,15 +1,15 @@
 """Feature extractors: from images to the features that FID compares.
 
 FID is the Fréchet distance of two Gaussians fitted to features (Heusel et al. 2017). On
-Inception features it is the field's FID; on the digits classifier's it is called digits features
-and is comparable with nothing else. torch-fidelity's caches, which identify data by name alone,
-are never used.
+Inception features it is the field's FID; on those of our classifiers of digits and of clothes it
+is called by their names and is comparable with nothing else. torch-fidelity's caches, which
+identify data by name alone, are never used.
 """
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from tqdm import tqdm
 from pndm import _files
 from pndm._errors import InputError, MissingFile, lookup
 from pndm._files import cache_dir
-from pndm.evaluation import digits_classifier
+from pndm.evaluation import classifier
 
 CHUNK = 32
 """The batch size of extractors: fixed, because float32 sums depend on it."""
@@ -31,7 +31,7 @@ INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
 LABELS = {
-    "digits": "FID on digits features, not Inception FID",
+    **{name: f"FID on {name} features, not Inception FID" for name in classifier.RECIPES},
     "inception": "FID",
     "inception_unverified": "not FID: Inception with unverified weights",
 }
@@ -79,7 +79,7 @@ def load_extractor(
     path: Path | str | None = None,
     any_weights: bool = False,
 ) -> Extractor:
-    """Load `digits` (64 features of our classifier) or `inception` (2048, torch-fidelity's port).
+    """Load `digits` or `fashion` (64 and 128 features of our classifiers), or `inception` (2048).
 
     `path` is the Inception weight file, by default in PNDM_HOME or torch's cache: MissingReference
     if there is none, InputError if its hash is wrong, unless `any_weights` accepts a file of other
@@ -89,37 +89,44 @@ def load_extractor(
     return load(torch.device(device), Path(path) if path else None, any_weights)
 
 
-def _digits(device: torch.device, path: Path | None, any_weights: bool) -> Extractor:
+def _classifier(
+    recipe: classifier.Recipe, device: torch.device, path: Path | None, any_weights: bool
+) -> Extractor:
     if path is not None:
-        raise InputError("the weights of the digits features are in the package: omit path")
+        raise InputError(
+            f"the weights of the {recipe.name} features are in the package: omit path"
+        )
     from torch_fidelity.utils import create_feature_extractor
 
-    name = register_digits()
-    network = create_feature_extractor(name, ["64"], cuda=False, verbose=False)
-    sha256 = _files.sha256(digits_classifier.WEIGHTS)
-    return Extractor("digits", 64, sha256, 1, network.to(device), device)
+    name, layers = register(recipe.name), [str(recipe.features)]
+    network = create_feature_extractor(name, layers, cuda=False, verbose=False)
+    sha256 = _files.sha256(recipe.weights)
+    return Extractor(recipe.name, recipe.features, sha256, 1, network.to(device), device)
 
 
 @cache
-def register_digits() -> str:
-    """Register the digits features with torch-fidelity; return their name, with a hash."""
+def register(name: str) -> str:
+    """Register a classifier's features with torch-fidelity; return their name, with a hash."""
     from torch_fidelity import register_feature_extractor
     from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
-    class DigitsFeatures(FeatureExtractorBase):
-        """The 64 standardised pre-activations of `digits_classifier`, in float64."""
+    recipe = classifier.RECIPES[name]
+    layer = str(recipe.features)
+
+    class ClassifierFeatures(FeatureExtractorBase):
+        """The standardised pre-activations of a `Classifier`, in float64."""
 
         def __init__(self, name: str, features_list: list[str], **_: Any) -> None:
             super().__init__(name, features_list)
-            self.classifier = digits_classifier.load().double()
+            self.classifier = classifier.load(recipe.name).double()
 
         @staticmethod
         def get_provided_features_list() -> tuple[str]:
-            return ("64",)
+            return (layer,)
 
         @staticmethod
         def get_default_feature_layer_for_metric(metric: str) -> str:
-            return "64"
+            return layer
 
         @staticmethod
         def can_be_compiled() -> bool:
@@ -128,9 +135,9 @@ def register_digits() -> str:
         def forward(self, images: Tensor) -> tuple[Tensor]:
             return (self.classifier.features(images),)
 
-    name = f"digits-{_files.sha256(digits_classifier.WEIGHTS)[:8]}"
-    register_feature_extractor(name, DigitsFeatures)
-    return name
+    hashed = f"{name}-{_files.sha256(recipe.weights)[:8]}"
+    register_feature_extractor(hashed, ClassifierFeatures)
+    return hashed
 
 
 def _inception(device: torch.device, path: Path | None, any_weights: bool) -> Extractor:
@@ -191,10 +198,16 @@ def _fidelity_inception(path: Path) -> nn.Module:
     )
 
 
-DIMENSIONS = {"digits": 64, "inception": 2048}
+DIMENSIONS = {
+    **{name: recipe.features for name, recipe in classifier.RECIPES.items()},
+    "inception": 2048,
+}
 """The number of features, by extractor."""
 
-EXTRACTORS = {"digits": _digits, "inception": _inception}
+EXTRACTORS: dict[str, Callable[..., Extractor]] = {
+    **{name: partial(_classifier, recipe) for name, recipe in classifier.RECIPES.items()},
+    "inception": _inception,
+}
 """The feature extractors by their names in `conf/dataset`."""
 
 

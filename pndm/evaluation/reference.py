@@ -18,7 +18,7 @@ from pndm import _files
 from pndm._errors import InputError, lookup
 from pndm._files import cache_dir, make_folder
 from pndm.data import datasets
-from pndm.evaluation import digits_classifier, published, statistics
+from pndm.evaluation import classifier, published, statistics
 from pndm.evaluation.features import (
     Extractor,
     MissingReference,
@@ -37,6 +37,10 @@ PUBLISHED = {
     "adm": "ADM's TensorFlow Inception",
 }
 """Publishers of statistics files, and what their features come from."""
+
+
+SHIPPED = Path(__file__).parent / "references"
+"""The reference statistics that come with the package."""
 
 
 class ReferenceMismatch(InputError):
@@ -100,13 +104,14 @@ def compute_reference(
     workers: int = 0,
     progress: bool = False,
     keep: Path | None = None,
+    part: datasets.Part = "all",
 ) -> Reference:
     """The reference of a dataset, streaming: memory does not grow with the number of images.
 
+    With part `test` it is of the images that the publisher set apart.
     `keep` is where the features themselves go, for `reference_features`: an .npy of [N, D].
     """
-    source = datasets.source(dataset)
-    data = source(root=root)
+    data = datasets.source(dataset)(part, root)
     digest = hashlib.sha256()
     found = extract_features(data, extractor, batch_size, workers, digest, progress)
     if keep is not None:
@@ -119,7 +124,7 @@ def compute_reference(
         whole.covariance,
         whole.n,
         images_sha256=digest.hexdigest(),
-        **_expected(dataset, extractor, root),
+        **_expected(dataset, extractor, root, part),
     )
 
 
@@ -139,12 +144,14 @@ def tee_to_npy(chunks: Iterable[Tensor], shape: tuple[int, int], path: Path) -> 
         partial.unlink(missing_ok=True)
 
 
-def _expected(dataset: str, extractor: Extractor, root: Path | None) -> dict[str, str]:
+def _expected(
+    dataset: str, extractor: Extractor, root: Path | None, part: datasets.Part = "all"
+) -> dict[str, str]:
     """The labels that follow from a dataset and an extractor."""
     source = datasets.source(dataset)
     return {
         "dataset": source.label(dataset, root),
-        "split": source.split,
+        "split": "test" if part == "test" else source.split,
         "preprocessing": source.preprocessing,
         "extractor": extractor.name,
         "extractor_sha256": extractor.sha256,
@@ -158,8 +165,8 @@ def evaluation_hash(
 
     A run so named is another one when what was missing is there, or was made again.
     """
-    if extractor == "digits":
-        weights: str | None = _files.sha256(digits_classifier.WEIGHTS)
+    if extractor in classifier.RECIPES:
+        weights: str | None = _files.sha256(classifier.RECIPES[extractor].weights)
     else:
         try:
             weights = _files.sha256(inception_file())
@@ -172,10 +179,17 @@ def evaluation_hash(
     return [weights, *(_files.sha256(p) if p.exists() else None for p in kept)]
 
 
-def reference_path(dataset: str, extractor: str, root: Path | None = None) -> Path:
-    """Where the reference of a dataset is kept: PNDM_HOME/references/cifar10_inception.npz."""
-    name = datasets.source(dataset).label(dataset, root)
-    return cache_dir() / "references" / f"{name}_{extractor}.npz"
+def reference_path(
+    dataset: str, extractor: str, root: Path | None = None, part: datasets.Part = "all"
+) -> Path:
+    """Where the reference of a dataset is: PNDM_HOME/references/cifar10_inception.npz.
+
+    Or in the package, where it is one of those that come with it.
+    """
+    test = "_test" if part == "test" else ""
+    file = f"{datasets.source(dataset).label(dataset, root)}{test}_{extractor}.npz"
+    shipped = SHIPPED / file
+    return shipped if shipped.exists() else cache_dir() / "references" / file
 
 
 def load_reference(
@@ -228,7 +242,8 @@ def _digits_reference(sha256: str) -> Reference:
 
 def features_path(dataset: str, extractor: str, root: Path | None = None) -> Path:
     """Where the features of a reference are kept: PNDM_HOME/references/cifar10_inception.npy."""
-    return reference_path(dataset, extractor, root).with_suffix(".npy")
+    name = reference_path(dataset, extractor, root).with_suffix(".npy").name
+    return cache_dir() / "references" / name
 
 
 def reference_features(

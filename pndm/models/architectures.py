@@ -19,7 +19,8 @@ class Architecture:
     the second norm's output, else it is added before that norm. With `learned_variance` the
     network has twice the outputs, of which the second half is dropped. `embedding` is the
     order of the sinusoids: `sin-cos` with rates 10000^(−i/(half−1)), `cos-sin` with
-    10000^(−i/half). The embedding sees `time_scale`·t.
+    10000^(−i/half). The embedding sees `time_scale`·t. Squares of `patch`×`patch` pixels are
+    the channels of one, so that the levels begin at image_size / patch.
     """
 
     image_size: int
@@ -40,6 +41,7 @@ class Architecture:
     learned_variance: bool = False
     embedding: Literal["sin-cos", "cos-sin"] = "sin-cos"
     time_scale: float = 1.0
+    patch: int = 1
 
     @property
     def image(self) -> tuple[int, int, int]:
@@ -56,6 +58,17 @@ _DIGITS = Architecture(
     attention=(),
     dropout=0.05,
     norm_groups=8,
+)
+_FASHION = Architecture(
+    image_size=28,
+    in_channels=1,
+    channels=48,
+    channel_mult=(1, 2),
+    blocks=1,
+    attention=(7,),
+    dropout=0.0,
+    norm_groups=8,
+    patch=2,
 )
 _CIFAR10 = Architecture(image_size=32)
 _LSUN = Architecture(image_size=256, channel_mult=(1, 1, 2, 2, 4, 4), dropout=0.0)
@@ -80,6 +93,8 @@ _PF_DEEP = replace(_PF, blocks=8, resample="block", residual_scale=0.5**0.5)
 ARCHITECTURES = {
     "digits_linear": _DIGITS,
     "digits_cosine": _DIGITS,
+    "fashion_linear": _FASHION,
+    "fashion_cosine": _FASHION,
     "ddpm_cifar10": _CIFAR10,
     "ddim_celeba": Architecture(image_size=64, channel_mult=(1, 2, 2, 2, 4)),
     "ddpm_lsun_bedroom": _LSUN,

@@ -73,7 +73,7 @@ class Weights:
         if not self.url:
             raise CheckpointError(
                 f"{self.path} is missing from this installation: train it with python -m "
-                f"pndm.train dataset={self.dataset} schedule={self.schedule}, or install again"
+                f"pndm.train dataset={self.dataset} schedule={self.schedule} and put it there"
             )
         raise CheckpointError(
             f"the weights {self.name} are not here: run python -m pndm.models fetch {self.name}, "
@@ -116,6 +116,8 @@ _PF_DEEP = ("pf_deep_cifar10", "cifar10")
 _ALL = (
     Weights("digits_linear", "digits_linear", "digits", "pndm"),
     Weights("digits_cosine", "digits_cosine", "digits", "pndm", schedule="cosine"),
+    Weights("fashion_linear", "fashion_linear", "fashion_mnist", "pndm"),
+    Weights("fashion_cosine", "fashion_cosine", "fashion_mnist", "pndm", schedule="cosine"),
     Weights("ddpm_cifar10", *_CIFAR10, "ddpm",
             _heibox("2e4f01e2d9ee49bab1d5"), "pesser/ema_cifar10-790000.ckpt", variance="large",
             md5="1fa350b952534ae442b1d5235cce5cd3", megabytes=143),

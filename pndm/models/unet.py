@@ -198,12 +198,15 @@ class UNet(nn.Module):
         self.arch = arch
         self.provenance: dict[str, Any] = {}  # of the weights; `pndm.models.load` fills it
         widths = [arch.channels * m for m in arch.channel_mult]
-        attends = [arch.image_size >> i in arch.attention for i in range(len(widths))]
+        attends = [
+            arch.image_size // arch.patch >> i in arch.attention for i in range(len(widths))
+        ]
         decoder_attentions = arch.blocks + 1 if arch.decoder_attention == "block" else 1
         last = len(widths) - 1
 
         self.temb = TimeEmbedding(arch)
-        self.conv_in = nn.Conv2d(arch.in_channels, arch.channels, 3, padding=1)
+        pixels = arch.in_channels * arch.patch**2
+        self.conv_in = nn.Conv2d(pixels, arch.channels, 3, padding=1)
 
         down = []
         skips, current = [arch.channels], arch.channels
@@ -233,13 +236,13 @@ class UNet(nn.Module):
         self.up: Sequence[Level] = nn.ModuleList(reversed(up))  # type: ignore[assignment]
 
         self.norm_out = normalization(current, arch)
-        outputs = (1 + arch.learned_variance) * arch.in_channels
+        outputs = (1 + arch.learned_variance) * pixels
         self.conv_out = nn.Conv2d(current, outputs, 3, padding=1)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         t = t.expand(len(x))
         temb = self.temb(t if t.stride(0) else t[:1], x.dtype)
-        h = self.conv_in(x)
+        h = self.conv_in(x if self.arch.patch == 1 else F.pixel_unshuffle(x, self.arch.patch))
         skips = [h]
         for level in self.down:
             for j in range(len(level.block)):
@@ -257,7 +260,9 @@ class UNet(nn.Module):
             if level.upsample is not None:
                 h = level.upsample(h, temb)
 
-        return self.conv_out(silu(self.norm_out(h)))[:, : self.arch.in_channels]
+        e = self.conv_out(silu(self.norm_out(h)))
+        e = e if self.arch.patch == 1 else F.pixel_shuffle(e, self.arch.patch)
+        return e[:, : self.arch.in_channels]
 
 
 def resampler(

@@ -214,7 +214,7 @@ def test_wrong_arguments_are_refused_in_one_line_that_names_the_cure(argument):
                 *("dataset=folder", "dataset.root=.", "dataset.extractor=digits"),
                 *("model.checkpoint=run.py", "model.architecture=ddpm_cifar10"),
             ],
-            "digits features take 1",
+            "digits features are of images of 1×8×8, not of 3×32×32",
         ),
         (
             [

@@ -1,6 +1,8 @@
 """Preprocessing of the datasets, and their errors for missing and invalid files."""
 
+import gzip
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -99,6 +101,95 @@ def test_cifar10_is_channels_first(monkeypatch, tmp_path):
     assert len(datasets.DATASETS["cifar10"]("holdout", tmp_path)) == 2
 
 
+def idx(array: np.ndarray, kind: int = 8) -> bytes:
+    """An array as an IDX file holds it."""
+    sizes = struct.pack(f">{array.ndim}I", *array.shape)
+    return bytes([0, 0, kind, array.ndim]) + sizes + array.tobytes()
+
+
+@pytest.fixture
+def clothes(tmp_path, monkeypatch):
+    """A folder of 20 training and 6 test images with their labels, and no folder of Debian's."""
+    monkeypatch.setattr(datasets, "DEBIAN", tmp_path / "debian")
+    random = np.random.default_rng(0)
+    arrays = {}
+    for part, count in (("train", 20), ("t10k", 6)):
+        images = random.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        arrays[f"{part}-images-idx3-ubyte"] = images
+        arrays[f"{part}-labels-idx1-ubyte"] = random.integers(0, 10, count, dtype=np.uint8)
+    root = tmp_path / "clothes"
+    root.mkdir()
+    for name, array in arrays.items():
+        (root / f"{name}.gz").write_bytes(gzip.compress(idx(array)))
+    return root, arrays
+
+
+def test_clothes_and_their_labels(clothes):
+    root, arrays = clothes
+    for part, name in (("all", "train"), ("test", "t10k")):
+        images = datasets.DATASETS["fashion_mnist"](part, root).images
+        assert images.shape[1:] == (1, 28, 28) and images.dtype == torch.uint8
+        assert np.array_equal(images[:, 0], arrays[f"{name}-images-idx3-ubyte"])
+        labels = datasets.fashion_labels(part, root)
+        assert np.array_equal(labels, arrays[f"{name}-labels-idx1-ubyte"])
+        assert labels.dtype == torch.int64
+    for part in ("train", "holdout"):
+        rows = datasets.indices(20, part)
+        whole = datasets.fashion_mnist(root=root).images
+        assert torch.equal(datasets.fashion_mnist(part, root).images, whole[rows])
+        labels = datasets.fashion_labels(root=root)
+        assert torch.equal(datasets.fashion_labels(part, root), labels[rows])
+
+
+def test_clothes_are_looked_for_in_three_places(clothes, tmp_path, monkeypatch):
+    root, arrays = clothes
+    with pytest.raises(datasets.MissingData, match="dataset-fashion-mnist, or fetch train-images"):
+        datasets.fashion_mnist()
+    monkeypatch.setattr(datasets, "DEBIAN", root)
+    assert len(datasets.fashion_mnist()) == 20
+    raw = tmp_path / "data" / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    (raw / "train-images-idx3-ubyte").write_bytes(idx(np.zeros((3, 28, 28), np.uint8)))
+    monkeypatch.setenv("PNDM_DATA", str(tmp_path / "data"))
+    assert len(datasets.fashion_mnist()) == 3
+    with pytest.raises(datasets.MissingData, match="elsewhere"):
+        datasets.fashion_mnist(root=tmp_path / "elsewhere")
+
+
+IMAGES = np.zeros((2, 28, 28), np.uint8)
+BAD = {
+    "cut short": (gzip.compress(idx(IMAGES))[:-9], "is damaged"),
+    "not packed": (idx(IMAGES), "is damaged"),
+    "damaged inside": (gzip.compress(idx(IMAGES))[:20] + bytes(30), "is damaged"),
+    "fewer images": (gzip.compress(idx(IMAGES)[:-1]), "1567 bytes for 1568"),
+    "more images": (gzip.compress(idx(IMAGES) + b"0"), "1569 bytes for 1568"),
+    "another type": (gzip.compress(idx(IMAGES, kind=9)), "no IDX file of bytes"),
+    "no IDX": (gzip.compress(b"<html>"), "no IDX file of bytes"),
+    "nothing": (gzip.compress(b""), "no IDX file of bytes"),
+    "labels": (gzip.compress(idx(np.zeros(2, np.uint8))), "does not hold images of 28×28"),
+    "other sizes": (gzip.compress(idx(IMAGES[:, :8, :8])), "does not hold images of 28×28"),
+    "a cut head": (gzip.compress(idx(IMAGES)[:9]), "does not hold images of 28×28"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_idx_files_are_told_in_one_line(clothes, what):
+    root, _ = clothes
+    content, said = BAD[what]
+    path = root / "train-images-idx3-ubyte.gz"
+    path.write_bytes(content)
+    with pytest.raises(datasets.BadImage, match=said) as raised:
+        datasets.fashion_mnist(root=root)
+    assert str(path) in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_images_in_the_place_of_labels_are_refused(clothes):
+    root, _ = clothes
+    (root / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(IMAGES)))
+    with pytest.raises(datasets.BadImage, match="does not hold labels"):
+        datasets.fashion_labels(root=root)
+
+
 def test_lsun_decodes_the_values_of_its_database(tmp_path, monkeypatch):
     buffer = io.BytesIO()
     picture(300, 280).save(buffer, "PNG")
@@ -145,7 +236,8 @@ def test_the_data_folder_can_be_chosen(monkeypatch, tmp_path):
     monkeypatch.setenv("PNDM_DATA", str(tmp_path / "elsewhere"))
     assert datasets.data_root() == tmp_path / "elsewhere"
     with pytest.raises(
-        ValueError, match="no dataset 'digit', did you mean digits.; there are digits, cifar10"
+        ValueError,
+        match="no dataset 'digit', did you mean digits.; there are digits, fashion_mnist, cifar10",
     ):
         datasets.source("digit")
 

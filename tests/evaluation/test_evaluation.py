@@ -1,6 +1,7 @@
 """FID against torch-fidelity, references and their labels, weight files that cannot be trusted."""
 
 import dataclasses
+import json
 import warnings
 from pathlib import Path
 
@@ -17,14 +18,16 @@ from pndm.evaluation.features import (
     MissingReference,
     extract_features,
     load_extractor,
-    register_digits,
+    register,
 )
 from pndm.evaluation.metrics import fid, kid, nearest_neighbours, precision_recall, split_half_fid
 from pndm.evaluation.reference import (
     PUBLISHED,
+    SHIPPED,
     Reference,
     ReferenceMismatch,
     compute_reference,
+    evaluation_hash,
     features_path,
     import_reference,
     load_reference,
@@ -77,7 +80,7 @@ def test_fid_is_torch_fidelitys_from_beginning_to_end(extractor, reference):
     other = calculate_metrics(
         input1=datasets.TensorImages(mirrored()),
         input2=datasets.digits(),
-        feature_extractor=register_digits(),
+        feature_extractor=register("digits"),
         fid=True,
         cuda=False,
         cache=False,
@@ -336,6 +339,68 @@ def test_features_are_kept_with_a_reference_and_read_again(extractor, tiny):
     assert [path.name for path in kept.parent.glob(".*")] == []
 
 
+@pytest.fixture
+def clothes(monkeypatch):
+    """Few random images in the place of Fashion-MNIST's; a function that takes them away."""
+    missing = []
+
+    def load(part="all", root=None):
+        if missing:
+            raise datasets.MissingData("none here")
+        generator = torch.Generator().manual_seed(len(part))
+        images = torch.randint(256, (150, 1, 28, 28), generator=generator, dtype=torch.uint8)
+        return datasets.TensorImages(images)
+
+    source = dataclasses.replace(datasets.DATASETS["fashion_mnist"], load=load)
+    monkeypatch.setitem(datasets.DATASETS, "fashion_mnist", source)
+    return lambda: missing.append(True)
+
+
+def test_the_reference_of_clothes_comes_with_the_package(clothes, home, capsys):
+    extractor = load_extractor("fashion")
+    assert (extractor.name, extractor.dimension) == ("fashion", 128)
+    found = load_reference("fashion_mnist", extractor)
+    assert found.n == 60000 and found.split == "train"
+    assert found.mean.abs().max() < 1e-3
+    assert (found.covariance.diagonal() - 1).abs().max() < 1e-3
+    assert torch.linalg.matrix_rank(found.covariance, hermitian=True) == 128
+    path = reference_path("fashion_mnist", "fashion")
+    assert path.parent == SHIPPED
+    before = path.read_bytes()
+    main(["reference", "fashion_mnist", "--extractor=fashion"])
+    assert "comes with the package" in capsys.readouterr().out and path.read_bytes() == before
+    weights, statistics_, features = evaluation_hash("fashion_mnist", "fashion")
+    assert weights == extractor.sha256 and statistics_ and features is None
+    main(["reference", "fashion_mnist", "--extractor=fashion", "--keep-features"])
+    assert features_path("fashion_mnist", "fashion").parent == home / "references"
+    assert reference_features("fashion_mnist", extractor).shape == (150, 128)
+
+
+def test_the_test_images_of_clothes_have_a_reference_of_their_own(clothes, tmp_path):
+    words = ["reference", "fashion_mnist", "--extractor=fashion", "--part=test"]
+    main([*words, f"--output={tmp_path / 'test.npz'}"])
+    made = Reference.load(tmp_path / "test.npz")
+    assert (made.n, made.split) == (150, "test")
+    with pytest.raises(SystemExit, match="choose from 'all', 'test'"):
+        main([*words[:3], "--part=tests"])
+    with pytest.raises(SystemExit, match="no part 'test' of a dataset"):
+        main(["reference", "digits", "--extractor=digits", "--part=test"])
+
+
+def test_the_floor_of_clothes_is_measured_or_read(clothes, capsys):
+    main(["floor", "fashion_mnist"])
+    measured = json.loads(capsys.readouterr().out)
+    assert measured["n"] == 150 and measured["value"] > measured["se"] > 0
+    assert measured["metric"] == "FID on fashion features, not Inception FID"
+    clothes()
+    main(["floor", "fashion_mnist"])
+    read = json.loads(capsys.readouterr().out)
+    assert read["n"] == 10000 and 0 < read["value"] < 2
+    assert read["metric"] == measured["metric"]
+    with pytest.raises(SystemExit, match="invalid choice: 'cifar10'"):
+        main(["floor", "cifar10"])
+
+
 def test_the_floor_is_the_bias_of_two_halves():
     x = torch.randn(4000, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     result = split_half_fid(x, range(5))
@@ -365,7 +430,7 @@ def test_nearest_neighbours():
         (["refrence"], "choose from 'reference', 'import', 'floor'"),
         (["reference"], "required: DATASET"),
         (["reference", "cifar10", "--datset=cifar10"], "unrecognized arguments: --datset"),
-        (["reference", "dataset=cifar10"], "choose from 'digits', 'cifar10'"),
+        (["reference", "dataset=cifar10"], "choose from 'digits', 'fashion_mnist', 'cifar10'"),
         (["reference", "cifar10", "--workers=many"], "is not a whole number"),
         (["reference", "cifar10", "--batch-size=0"], "is not a whole number from 1"),
         (["reference", "cifr10", "--extractor=digits"], "invalid choice: 'cifr10'"),

@@ -9,7 +9,7 @@ import pytest
 
 from pndm._files import cache_dir
 from pndm.models import __main__ as cli
-from pndm.models.registry import ARCHITECTURES, WEIGHTS, CheckpointError, find
+from pndm.models.registry import ARCHITECTURES, WEIGHTS, CheckpointError, Weights, find
 
 PAPER = (
     "ddpm_cifar10",
@@ -73,6 +73,16 @@ def test_missing_weights_say_where_from_and_where_to(weights, monkeypatch, tmp_p
     message = str(caught.value)
     assert f"python -m pndm.models fetch {weights.name}" in message
     assert weights.url in message and str(tmp_path) in message and "\n" not in message
+
+
+def test_weights_that_a_person_trains_say_how():
+    weights = Weights("absent", "fashion_linear", "fashion_mnist", "pndm")
+    assert not weights.present
+    with pytest.raises(CheckpointError) as caught:
+        weights.require()
+    message = str(caught.value)
+    assert "make it with python -m pndm.train dataset=fashion_mnist schedule=linear" in message
+    assert str(weights.path) in message and "\n" not in message
 
 
 def test_the_cache_folder(monkeypatch):

@@ -96,6 +96,37 @@ def test_the_digits_network_is_still_the_one_that_was_trained():
     assert difference(unet(*small.inputs(8, channels=1)), kept) < 1e-12
 
 
+@pytest.mark.parametrize("learned", [False, True])
+@torch.no_grad()
+def test_a_patch_is_the_channels_of_one_pixel(learned):
+    """Against the network of the half size on the squares as channels, moved by hand."""
+    arch = replace(ARCHITECTURES["fashion_linear"], in_channels=3, learned_variance=learned)
+    half = replace(arch, image_size=14, in_channels=12, patch=1)
+    unet, inner = UNet(arch).double().eval(), UNet(half).double().eval()
+    state = {k: randomised(k, tuple(v.shape)) for k, v in unet.state_dict().items()}
+    unet.load_state_dict(state)
+    inner.load_state_dict(state)
+    x, t = small.inputs(28)
+    squares = torch.stack([x[:, :, i::2, j::2] for i in (0, 1) for j in (0, 1)], 2)
+    e = inner(squares.flatten(1, 2), t).unflatten(1, (3, 2, 2))
+    expected = torch.empty_like(x)
+    for i in (0, 1):
+        for j in (0, 1):
+            expected[:, :, i::2, j::2] = e[:, :, i, j]
+    found = unet(x, t)
+    assert found.shape == x.shape and expected.std() > 0.1
+    assert difference(found, expected) < 1e-12
+
+
+def test_without_patches_nothing_is_moved():
+    """The attention's resolutions count inside, and a patch of one pixel is the image itself."""
+    unet = UNet(ARCHITECTURES["fashion_linear"])
+    assert [len(level.attn) for level in unet.down] == [0, 1]
+    assert unet.conv_in.in_channels == 4 and unet.conv_out.out_channels == 4
+    for arch in (a for name, a in ARCHITECTURES.items() if "fashion" not in name):
+        assert arch.patch == 1
+
+
 @pytest.mark.parametrize("family", MILLIONS)
 def test_real_networks_have_upstream_s_parameters(family):
     """Keys and shapes of the real size, from upstream's own network without memory for it."""
