@@ -80,7 +80,7 @@ def test_a_floored_start_does_not_move_to_where_the_floor_ends():
 
 def test_a_list_and_its_steps_agree():
     network, x, schedule = mlp(size=2), normal(2, 2), make("vp")
-    with pytest.raises(ValueError, match="makes 1"):
+    with pytest.raises(ValueError, match="but the list of 2 times has 1"):
         pndm.sample(network, x, solver=pf(), schedule=schedule, steps=7, grid=[900, 20])
     seen = []
     pndm.sample(

@@ -368,7 +368,7 @@ def test_the_reference_of_clothes_comes_with_the_package(clothes, home, capsys):
     assert path.parent == SHIPPED
     before = path.read_bytes()
     main(["reference", "fashion_mnist", "--extractor=fashion"])
-    assert "comes with the package" in capsys.readouterr().out and path.read_bytes() == before
+    assert "shipped with the package" in capsys.readouterr().out and path.read_bytes() == before
     weights, statistics_, features = evaluation_hash("fashion_mnist", "fashion")
     assert weights == extractor.sha256 and statistics_ and features is None
     main(["reference", "fashion_mnist", "--extractor=fashion", "--keep-features"])

@@ -81,7 +81,7 @@ def test_weights_that_a_person_trains_say_how():
     with pytest.raises(CheckpointError) as caught:
         weights.require()
     message = str(caught.value)
-    assert "make it with python -m pndm.train dataset=fashion_mnist schedule=linear" in message
+    assert "train it with python -m pndm.train dataset=fashion_mnist schedule=linear" in message
     assert str(weights.path) in message and "\n" not in message
 
 
