@@ -265,6 +265,7 @@ def test_a_bug_in_a_network(page_module, networks, capfd):
     network = type("Network", (), {"__call__": staticmethod(broken)})()
     network.arch = networks["linear"].network.arch
     network.parameters = networks["linear"].network.parameters
+    network.provenance = networks["linear"].network.provenance
     page = page_module.build({"linear": Model("broken", network, "linear")}, "cpu")
     _, url, _ = page.launch(quiet=True, prevent_thread_lock=True, ssr_mode=False)
     try:
