@@ -72,16 +72,25 @@ def lookup(table: Mapping[str, Value], name: str, what: str) -> Value:
     raise InputError(f"no {what} {name!r}{hint}; there are {', '.join(table)}")
 
 
+_usual_format = warnings.formatwarning
+
+
+def _format_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """A UserWarning in one line; others as Python shows them."""
+    if category is not UserWarning:
+        return _usual_format(message, category, filename, lineno, line)
+    return f"warning: {' '.join(str(message).split())}\n"
+
+
 def prepare_console() -> None:
     """Print what a console cannot show as `?`, and a UserWarning without where it was raised."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    shown = warnings.formatwarning
-
-    def one_line(message, category, filename, lineno, line=None):  # type: ignore[no-untyped-def]
-        if category is not UserWarning:
-            return shown(message, category, filename, lineno, line)
-        return f"warning: {' '.join(str(message).split())}\n"
-
-    warnings.formatwarning = one_line
+    warnings.formatwarning = _format_warning

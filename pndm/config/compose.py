@@ -1,4 +1,4 @@
-"""Composing: the only user of Hydra next to run.py.
+"""Composing and launching: the only user of Hydra.
 
 Nothing here imports torch, so that a typo is answered at once.
 """

@@ -79,8 +79,7 @@ def parts(path: Path) -> list[Path]:
     if not is_index(path):
         return [path]
     try:
-        names = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
-        files = [path.with_name(name) for name in names]
+        files = [path.with_name(name) for name in _listed(path)]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise CheckpointError(f"{path} is not an index of weights: get it again") from None
     missing = [file.name for file in files if not file.is_file()]
