@@ -125,8 +125,9 @@ def test_tasks_that_would_overwrite_one_another_are_refused(monkeypatch, tmp_pat
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     script = (
-        "import resource, sys; from pndm import config, experiment\n"
-        "(cfg,) = config.cells(sys.argv[1:]); experiment.run(cfg)\n"
+        "import resource, sys; from pndm.config.compose import compose_runs\n"
+        "from pndm.runs.run import run_experiment\n"
+        "(cfg,) = compose_runs(sys.argv[1:]); run_experiment(cfg)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
     )
     common = ["solver=ddim", "steps=2", "wandb.mode=disabled", "progress=false", "device=cpu"]
