@@ -1,5 +1,6 @@
 """Devices: resolve and check the device of a run."""
 
+import re
 from typing import Any
 
 from pndm._errors import InputError
@@ -18,15 +19,36 @@ def check_device(name: str) -> None:
     """Raise InputError if this machine has no such device."""
     if name in ("auto", "cpu"):
         return
-    kind, _, number = name.partition(":")
-    if kind != "cuda" or (name != kind and not number.isdecimal()):
+    match = re.fullmatch(r"cuda(?::(0|[1-9][0-9]*))?", name)
+    if match is None:
         raise InputError(f"device={name}: use auto, cpu, cuda or cuda:N")
+    number = match[1]
     import torch
 
     if not torch.cuda.is_available():
         raise InputError(f"device={name}: this machine has no CUDA, use device=cpu or auto")
     if number and int(number) >= torch.cuda.device_count():
         raise InputError(f"device={name}: this machine has {torch.cuda.device_count()} GPUs")
+
+
+def use_device(name: str) -> None:
+    """Make a GPU the current one of this process, so that it touches no other."""
+    if name.startswith("cuda:"):
+        import torch
+
+        torch.cuda.set_device(name)
+
+
+def resolve_precision(name: str, device: str) -> str:
+    """Resolve `auto` to tf32 on a GPU that has it, else to fp32."""
+    if name != "auto":
+        return name
+    if not device.startswith("cuda"):
+        return "fp32"
+    import torch
+
+    has_tf32 = torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
+    return "tf32" if has_tf32 else "fp32"
 
 
 def gpu_count() -> int:

@@ -5,6 +5,7 @@ import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 PACKAGES = ("torch", "torchvision", "torch-fidelity", "hydra-core", "wandb", "numpy")
 """Packages whose versions go into every record."""
@@ -23,14 +24,14 @@ def commit() -> str | None:
     return process.stdout.strip() or None
 
 
-def hardware() -> str:
-    """The processor, its cores and vector extension, and the GPU if torch sees one."""
+def hardware(device: Any = None) -> str:
+    """The processor, its cores and vector extension, and the GPU, `device` if that is one."""
     import torch
 
     name = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     name += f", {torch.backends.cpu.get_cpu_capability()}"
     if torch.cuda.is_available():
-        name += f", {torch.cuda.get_device_name()}"
+        name += f", {torch.cuda.get_device_name(device if 'cuda' in str(device) else None)}"
     return name
 
 

@@ -14,26 +14,30 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch.utils.flop_counter import FlopCounterMode
 
-from pndm._devices import resolve_device, synchronize
 from pndm._errors import PndmError, one_line, prepare_console
 from pndm.config.build import build_schedule, build_solver
 from pndm.config.compose import compose_runs
 from pndm.config.schema import ConfigError, Run
-from pndm.evaluation.features import DIMENSIONS, MissingReference, load_extractor
+from pndm.evaluation.features import (
+    DIMENSIONS,
+    EXTRACTION,
+    MissingReference,
+    extract_in_chunks,
+    load_extractor,
+)
+from pndm.models import flops as operations
 from pndm.models.architectures import ARCHITECTURES
 from pndm.models.registry import WEIGHTS, find
 from pndm.models.unet import UNet
 from pndm.plans import plan
-from pndm.runs.batches import BatchSize, sample_batch
-from pndm.runs.job import Job
+from pndm.runs.batches import BatchSize, sample_batches
+from pndm.runs.job import Job, compile_setting
 from pndm.runs.network import Runner
 from pndm.runs.shards import SHARD
 from pndm.runs.timing import Timing, time_evaluations
@@ -82,7 +86,7 @@ def predict(cfg: Run, seconds: float = SECONDS) -> Cost:
         nfe=nfe,
         flops=evaluations * flops(architecture(cfg)),
         sampling=evaluations * timing.seconds,
-        features=time_features(cfg, runner, timing.batch) if cfg.fid == "auto" else None,
+        features=time_features(cfg, runner) if cfg.fid == "auto" else None,
         memory=peak_memory(runner.device),
         disk=cfg.samples * (copies * math.prod(runner.arch.image) + 4 * dimension),
         timing=timing,
@@ -98,8 +102,9 @@ def load_runner(cfg: Run) -> Runner:
     """Return a run's network, with random weights if its own are missing."""
     if has_weights(cfg):
         return Job(cfg).network
-    network = UNet(ARCHITECTURES[architecture(cfg)]).eval()
-    return Runner(network, torch.device(resolve_device(cfg.device)), cfg.precision, cfg.compile)
+    job, network = Job(cfg), UNet(ARCHITECTURES[architecture(cfg)]).eval()
+    compile = compile_setting(cfg, network.arch, job.device)
+    return Runner(network, job.device, job.cfg.precision, compile)
 
 
 def architecture(cfg: Run) -> str:
@@ -109,16 +114,9 @@ def architecture(cfg: Run) -> str:
     return WEIGHTS[cfg.model.name].architecture
 
 
-@cache
 def flops(architecture: str) -> float:
-    """Count the floating-point operations of one evaluation on one image, without weights."""
-    arch = ARCHITECTURES[architecture]
-    with torch.device("meta"):
-        x = torch.empty(1, *arch.image)
-        network, t = UNet(arch).eval(), torch.empty(1)
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            network(x, t)
-    return counter.get_total_flops()
+    """The floating-point operations of one evaluation on one image."""
+    return operations.flops(ARCHITECTURES[architecture])
 
 
 def time_network(cfg: Run, runner: Runner, seconds: float) -> Timing:
@@ -131,32 +129,36 @@ def time_network(cfg: Run, runner: Runner, seconds: float) -> Timing:
 def time_adaptive(cfg: Run, runner: Runner, seconds: float) -> tuple[float, Timing]:
     """Measure the evaluations per image of an adaptive method, and the time of each, on one batch.
 
-    The batch grows until it takes a tenth of `seconds`, or reaches the run's batch size.
+    The batch grows until it takes a tenth of `seconds`, or reaches the run's batch size, halved
+    where it does not fit. Each size is first evaluated once, which compiles and selects kernels.
     """
-    batch, largest = 1, min(cfg.batch_size, cfg.samples, SHARD)
-    while True:
-        began = time.monotonic()
-        _, nfe = sample_batch(cfg, runner, range(batch), lambda images: None)
-        duration = time.monotonic() - began
-        if duration > seconds / 10 or batch == largest:
-            return nfe.double().mean().item(), Timing(batch, duration / int(nfe.sum()))
-        batch = min(4 * batch, largest)
+    batch = 1
+    with tempfile.TemporaryDirectory() as folder:
+        size = BatchSize(min(cfg.batch_size, cfg.samples, SHARD), Path(folder))
+        while True:
+            time_evaluations(runner, BatchSize(batch, Path(folder)), 0)
+            began = time.monotonic()
+            _, nfe = sample_batches(cfg, runner, range(batch), size, lambda images: None)
+            duration = time.monotonic() - began
+            if duration > seconds / 10 or batch >= size.now:
+                return nfe.double().mean().item(), Timing(batch, duration / int(nfe.sum()))
+            batch = min(4 * batch, size.now)
 
 
-def time_features(cfg: Run, runner: Runner, batch: int) -> float | None:
+def time_features(cfg: Run, runner: Runner) -> float | None:
     """Estimate the feature extraction time of all images; None if there is no extractor."""
     try:
         extractor = load_extractor(cfg.dataset.extractor, runner.device)
     except MissingReference:
         return None
-    pixels = torch.zeros(batch, *runner.arch.image, dtype=torch.uint8)
+    count = min(cfg.samples, EXTRACTION)
+    pixels = torch.zeros(count, *runner.arch.image, dtype=torch.uint8)
     seconds = 0.0
     for _ in range(2):  # the first call warms up
         began = time.monotonic()
-        extractor(pixels)
-        synchronize(runner.device)
+        extract_in_chunks(extractor, pixels)
         seconds = time.monotonic() - began
-    return seconds / batch * cfg.samples
+    return seconds / count * cfg.samples
 
 
 def peak_memory(device: torch.device) -> int:

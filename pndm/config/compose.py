@@ -32,7 +32,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pndm._errors import did_you_mean, one_line
 from pndm.config import words
 from pndm.config.schema import SWITCH_VALUES, ConfigError, Run, Train, typed
-from pndm.config.validate import validate, validate_train
+from pndm.config.validate import require_machine, validate, validate_train
 from pndm.models.registry import WEIGHTS
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -49,6 +49,9 @@ LAUNCHERS = {
     "slurm_local": ("hydra_plugins.hydra_submitit_launcher", None),
 }
 """The plugin and the program that each preset of conf/launcher needs."""
+
+REMOTE = {"launcher=slurm", "hydra/launcher=submitit_slurm"}
+"""Settings with which another machine does the runs, and checks what GPUs it has."""
 
 for _name, _node in (("run", Run), ("train", Train)):
     ConfigStore.instance().store(group="_schema", name=_name, node=_node, package="_global_")
@@ -86,6 +89,9 @@ def compose_runs(
             run = typed(_compose("config", cell, groups, composed))
             words.require_steps_of_grid([o.key_or_group for o in cell], run.grid, run.steps)
             runs.append(validate(run))
+        if not REMOTE & {word.replace("+", "") for word in arguments}:
+            for run in runs:
+                require_machine(run)
         return runs
 
 

@@ -29,6 +29,7 @@ from pndm.config.schema import (
     Wandb,
 )
 
+PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16", "fp64")
 WANDB_MODES = ("online", "offline", "disabled")
 
 
@@ -62,7 +63,7 @@ def validate(run: Run) -> Run:
         raise ConfigError("outputs is empty: name the folder of all runs")
     require_one_of("dataset.extractor", run.dataset.extractor, EXTRACTORS)
     require_one_of("convention", run.convention, ("aligned", "released", "diffusers"))
-    _check_precision(run.precision, run.device)
+    require_one_of("precision", run.precision, PRECISIONS)
     require_one_of("model.prediction", model.prediction, ("noise", "data", "velocity"))
     switches = {key: _switch(key, getattr(run, key)) for key in SWITCH_VALUES}
     for key in ("kid", "prc"):
@@ -70,8 +71,6 @@ def validate(run: Run) -> Run:
             raise ConfigError(f"{key}=auto needs the features of fid=auto, which is off")
     if run.processes != "auto" and (type(run.processes) is not int or run.processes < 1):
         raise ConfigError(f"processes={run.processes}: give a whole number of at least 1, or auto")
-    with config_errors():
-        check_device(run.device)
 
     if switches["fid"] == "auto" and run.dataset.extractor in CLASSIFIER_IMAGES:
         known = model.architecture or WEIGHTS[model.name].architecture
@@ -96,6 +95,14 @@ def validate(run: Run) -> Run:
     choices: dict[str, Any] = {"schedule": settings, "model": model, "grid": grid, **switches}
     choices["solver"] = {**run.solver, "name": _name(run.solver, method.name)}
     return dataclasses.replace(run, **choices)
+
+
+def require_machine(run: Run) -> None:
+    """ConfigError if this machine cannot do the run: its GPUs are where it runs, not submits."""
+    with config_errors():
+        check_device(run.device)
+    if run.precision in ("tf32", "fp16") and resolve_device(run.device) == "cpu":
+        raise ConfigError(f"precision={run.precision} needs a GPU: a CPU has fp32, bf16 and fp64")
 
 
 def with_homes(run: Run) -> Run:
@@ -285,12 +292,6 @@ def no_weights_for(dataset: Dataset, schedule: str) -> str:
     """No weights for this pair: which there are."""
     known = ", ".join(f"{name} ({weights})" for name, weights in dataset.models.items())
     return f"dataset={dataset.name} has weights for schedule={known or 'none'}, not for {schedule}"
-
-
-def _check_precision(precision: str, where: str) -> None:
-    require_one_of("precision", precision, ("fp32", "tf32", "bf16", "fp16", "fp64"))
-    if precision in ("tf32", "fp16") and resolve_device(where) == "cpu":
-        raise ConfigError(f"precision={precision} needs a GPU: a CPU has fp32, bf16 and fp64")
 
 
 def require_at_least(key: str, value: int, least: int) -> None:

@@ -8,6 +8,7 @@ identify data by name alone, are never used.
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 from pathlib import Path
@@ -19,12 +20,17 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from pndm import _files
-from pndm._errors import InputError, MissingFile, lookup
+from pndm._errors import InputError, MemoryLimit, MissingFile, lookup
 from pndm._files import cache_dir
+from pndm._memory import free_memory, is_out_of_memory
+from pndm._tf32 import tf32
 from pndm.evaluation import classifier
 
 CHUNK = 32
 """The batch size of extractors: fixed, because float32 sums depend on it."""
+
+EXTRACTION = 250
+"""Images at once of which a run's features are extracted: 3.5 GB of Inception."""
 
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION}"
@@ -65,12 +71,47 @@ class Extractor:
             )
         images = images.to(self.device).expand(-1, self.channels, -1, -1)
         # TF32, cuDNN's default, would change the third digit of the features.
-        with (
-            torch.no_grad(),
-            torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
-        ):
+        with torch.no_grad(), tf32(False), _deterministic():
             (features,) = self.network(images)
         return features
+
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    """Let cuDNN choose deterministic kernels only."""
+    before = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.deterministic = before
+
+
+def extract_in_chunks(extractor: Extractor, images: Tensor) -> Tensor:
+    """Return the features [B, D], on the CPU, of images uint8 [B, C, H, W].
+
+    The chunk is halved after each out-of-memory error; MemoryLimit if one image does not fit.
+    """
+    chunk, parts, done = EXTRACTION, [], 0
+    while done < len(images):
+        part = None
+        try:
+            part = extractor(images[done : done + chunk])
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        if part is not None:
+            parts.append(part)
+            done += len(part)
+        elif chunk == 1:
+            raise MemoryLimit(
+                f"{extractor.name} features of one image do not fit into the memory of "
+                f"{extractor.device}: use fid=off, or another device"
+            )
+        else:
+            free_memory(extractor.device)
+            chunk //= 2
+    return torch.cat(parts).cpu()
 
 
 def load_extractor(

@@ -10,11 +10,12 @@ from torch import Tensor
 from pndm import noise
 from pndm._errors import MemoryLimit, NonFiniteError
 from pndm._files import make_folder, write_atomic
+from pndm._memory import is_out_of_memory
 from pndm.config.build import build_schedule, build_solver
 from pndm.config.schema import Run
 from pndm.data import images
 from pndm.execute import Denoiser
-from pndm.runs.network import Runner, is_out_of_memory
+from pndm.runs.network import Runner
 from pndm.sampling import solve
 
 Progress = Callable[[int], object]
@@ -73,23 +74,33 @@ class BatchSize:
         return self.folder / "batch_size"
 
     def reduce(self, size: int, network: Runner) -> None:
-        """Halve the batch size after `size` ran out of memory; MemoryLimit if `size` is 1."""
+        """Halve the batch size after `size` ran out of memory, and free what a network holds.
+
+        MemoryLimit if `size` is 1. Call it outside of the except clause, whose traceback holds
+        tensors.
+        """
         if size == 1:
             raise MemoryLimit(
                 f"one image of {network.name} does not fit into the memory of {network.device}: "
                 "use precision=bf16, or another device"
             )
+        network.free_memory()
         print(f"out of memory with {size} images at once: {size // 2} from now on", flush=True)
         make_folder(self.folder)
         write_atomic(self.note, lambda path: path.write_text(str(size // 2)))
 
 
 def sample_batch(
-    cfg: Run, network: Runner, seeds: Sequence[int], progress: Progress
+    cfg: Run, network: Runner, seeds: Sequence[int], progress: Progress, length: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Return images uint8 [B, C, H, W] of the given seeds, and the evaluations [B] of each."""
-    shape = network.arch.image
-    denoiser = FiniteCheck(network, progress)
+    """Return images uint8 [B, C, H, W] of the given seeds, and the evaluations [B] of each.
+
+    Fewer than `length` seeds are filled up with the first one, whose further images are dropped.
+    """
+    count, shape = len(seeds), network.arch.image
+    seeds = [*seeds, *[seeds[0]] * (length - count)]
+    denoiser = FiniteCheck(network, lambda images: progress(min(images, count)))
+    z = noise.step_noise(seeds, shape)
     solution = solve(
         denoiser,
         network.state_of(noise.initial_noise(seeds, shape)),
@@ -98,27 +109,47 @@ def sample_batch(
         steps=cfg.steps,
         grid=cfg.grid,
         prediction=cfg.model.prediction,
-        noise=noise.step_noise(seeds, shape),
+        noise=lambda row: network.state_of(z(row)),
     )
     denoiser.require_finite()
-    return images.to_uint8(solution.x_0).cpu(), solution.nfe.cpu()
+    return images.to_uint8(solution.x_0)[:count].cpu(), solution.nfe[:count].cpu()
 
 
 def sample_batches(
-    cfg: Run, network: Runner, seeds: Sequence[int], size: BatchSize, progress: Progress
+    cfg: Run,
+    network: Runner,
+    seeds: Sequence[int],
+    size: BatchSize,
+    progress: Progress,
+    whole: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Return the images and evaluations of all seeds, sampled in batches that fit in memory."""
+    """Return the images and evaluations of all seeds, sampled in batches that fit in memory.
+
+    The size of a batch decides which kernels a GPU runs, and so an image's last digits. On a GPU
+    all batches therefore have one size, that of equal parts of `whole`, the number of images of
+    which `seeds` are the rest.
+    """
     parts: list[tuple[Tensor, Tensor]] = []
     done = 0
     while done < len(seeds):
-        batch = seeds[done : done + size.now]
+        fixed = network.device.type == "cuda"
+        length = equal_parts(max(whole, len(seeds)), size.now) if fixed else size.now
+        batch = seeds[done : done + length]
+        part = None
         try:
-            parts.append(sample_batch(cfg, network, batch, progress))
+            part = sample_batch(cfg, network, batch, progress, length if fixed else 0)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            size.reduce(len(batch), network)
-            continue
-        done += len(batch)
+        if part is None:
+            size.reduce(length if fixed else len(batch), network)
+        else:
+            parts.append(part)
+            done += len(batch)
     pixels, nfe = zip(*parts, strict=True)
     return torch.cat(pixels), torch.cat(nfe)
+
+
+def equal_parts(count: int, largest: int) -> int:
+    """The length of the fewest equal parts of `count`, each of at most `largest`."""
+    return -(-count // -(-count // largest))

@@ -12,6 +12,7 @@ from pndm._errors import FileError, PndmError, one_line, prepare_console
 from pndm._files import make_folder
 from pndm.config.compose import compose_runs, current_cell, from_hydra, launch, readable_words
 from pndm.config.schema import ConfigError, Run
+from pndm.config.validate import require_machine
 from pndm.runs import interrupts
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def job(cfg: "DictConfig") -> None:
         if cell.launcher == "slurm_local":
             restore_visible_gpus()
         run = cells[cell.number] if cells else from_hydra(cfg)
+        require_machine(run)
         from pndm.runs.processes import assign_gpu
         from pndm.runs.run import run_experiment
 

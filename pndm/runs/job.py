@@ -1,5 +1,6 @@
 """A run as its processes see it: its configuration, network, and paths."""
 
+import dataclasses
 from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,13 +9,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pndm._devices import resolve_device
+from pndm._devices import resolve_device, resolve_precision
 from pndm._errors import MissingFile
 from pndm._files import file_state
+from pndm.config.build import build_solver
 from pndm.config.schema import Run
 from pndm.evaluation.features import Extractor
 from pndm.evaluation.reference import evaluation_hash
 from pndm.models import locations, registry
+from pndm.models.architectures import Architecture
+from pndm.models.flops import flops
 from pndm.runs.batches import BatchSize
 from pndm.runs.identity import image_key, run_name
 from pndm.runs.network import Runner, cached_runner, load_network
@@ -23,9 +27,16 @@ from pndm.runs.shards import Shards, Store
 
 @dataclass(frozen=True)
 class Job:
-    """A run: its shards, the paths of shards and record, and the network that samples."""
+    """A run: its shards, the paths of shards and record, and the network that samples.
+
+    `cfg` has the precision that `auto` means on this machine.
+    """
 
     cfg: Run
+
+    def __post_init__(self) -> None:
+        precision = resolve_precision(self.cfg.precision, resolve_device(self.cfg.device))
+        object.__setattr__(self, "cfg", dataclasses.replace(self.cfg, precision=precision))
 
     @property
     def shards(self) -> Shards:
@@ -107,9 +118,31 @@ class Job:
     @cached_property
     def network(self) -> Runner:
         """The network on its device and in its precision."""
-        return cached_runner(*self._source, self.device, self.cfg.precision, self.cfg.compile)
+        compile = compile_setting(self.cfg, self.arch, self.device)
+        return cached_runner(*self._source, self.device, self.cfg.precision, compile)
+
+    @property
+    def arch(self) -> Architecture:
+        """The architecture of the network, which is loaded on the CPU for it."""
+        return load_network(*self._source).arch
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of an image."""
-        return self.network.arch.image
+        return self.arch.image
+
+
+WORTH_COMPILING = 1e16
+"""Operations of a run from which `compile=auto` compiles: some minutes of a GPU, of which a minute
+of compilation saves a third."""
+
+ADAPTIVE_NFE = 100
+"""About the evaluations of an adaptive method, which are not known before."""
+
+
+def compile_setting(cfg: Run, arch: Architecture, device: torch.device) -> str:
+    """The setting `compile`, `off` in the place of `auto` where compilation would not pay."""
+    if cfg.compile != "auto" or device.type == "cpu":
+        return cfg.compile
+    nfe = build_solver(cfg.solver).nfe(cfg.steps) or ADAPTIVE_NFE
+    return "auto" if nfe * cfg.samples * flops(arch) >= WORTH_COMPILING else "off"

@@ -2,13 +2,16 @@
 
 import copy
 import warnings
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from contextlib import nullcontext
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from pndm import models
+from pndm._memory import free_memory, is_out_of_memory
+from pndm._tf32 import tf32
 from pndm.models.unet import UNet
 
 PRECISIONS = {
@@ -33,18 +36,18 @@ WIDE = 64
 class Runner:
     """A network as a denoiser: (x [B, C, H, W] in the state's dtype, t [B]) -> e in that dtype.
 
-    `precision` and `compile` are keys of PRECISIONS and MODES. float32 means IEEE float32, TF32
-    only in tf32: both are settings of the whole process. If the
-    compiler is missing or fails, the first evaluation warns, and the network then runs eagerly;
-    `mode` is then None. The network is moved and cast in place.
+    `precision` and `compile` are keys of PRECISIONS and MODES. On CUDA float32 means IEEE float32
+    and tf32 TF32, whatever torch's own settings are. A compiled network has one graph for each
+    shape, so that no earlier batch changes a later one. If the compiler is missing or fails, the
+    first evaluation warns, and the network then runs eagerly; `mode` is then None. Out of memory
+    is no failure of the compiler: it is raised. The network is moved and cast in place.
     """
 
     def __init__(
         self, network: UNet, device: torch.device, precision: str = "fp32", compile: str = "off"
     ) -> None:
-        tf32 = precision == "tf32"
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
         self.arch, self.device, self.dtype = network.arch, device, PRECISIONS[precision]
+        self.tf32 = precision == "tf32"
         self.state = torch.float64 if precision == "fp64" else torch.float32
         vectors = device.type == "cuda" or torch.backends.cpu.get_cpu_capability() == "AVX512"
         last = vectors or network.arch.channels >= WIDE
@@ -53,7 +56,7 @@ class Runner:
         self.mode = None if device.type == "cpu" and compile == "auto" else MODES[compile]
         if self.mode is not None and device.type == "cuda" and compile == "max":
             self.mode = "max-autotune"
-        self._compiled = None if self.mode is None else torch.compile(network, mode=self.mode)
+        self._compiled = None if self.mode is None else _compile(network, self.mode)
 
     @property
     def name(self) -> str:
@@ -62,28 +65,45 @@ class Runner:
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """Return e(x, t) in a new tensor."""
-        inputs = x.to(self.dtype)
+        with tf32(self.tf32) if self.device.type == "cuda" else nullcontext():
+            return self._evaluate(x.to(self.dtype), t).to(x.dtype)
+
+    def _evaluate(self, x: Tensor, t: Tensor) -> Tensor:
         if self._compiled is not None:
             try:
                 torch.compiler.cudagraph_mark_step_begin()
-                e = self._compiled(inputs, t)
+                e = self._compiled(x, t)
                 # a CUDA graph overwrites its output in the next call
-                return (e.clone() if self.mode == "max-autotune" else e).to(x.dtype)
+                return e.clone() if self.mode == "max-autotune" else e
             except RuntimeError as error:
                 from torch._dynamo.exc import (
                     TorchDynamoException,
                 )  # takes two seconds, rarely needed
 
-                if not isinstance(error, TorchDynamoException):
+                if is_out_of_memory(error) or not isinstance(error, TorchDynamoException):
                     raise
                 reason = " ".join(str(error).split())[:200]
-                warnings.warn(f"the network is not compiled: {reason}", stacklevel=2)
+                warnings.warn(f"the network is not compiled: {reason}", stacklevel=3)
                 self._compiled = self.mode = None
-        return self.network(inputs, t).to(x.dtype)
+        return self.network(x, t)
+
+    def free_memory(self) -> None:
+        """Give back cached memory, and that of CUDA graphs; a compiled network compiles again."""
+        if self._compiled is not None:
+            torch.compiler.reset()
+        free_memory(self.device)
 
     def state_of(self, x: Tensor) -> Tensor:
         """Convert x_T of any dtype and device to this network's state dtype, device and layout."""
-        return x.to(self.device, self.state).contiguous(memory_format=self.layout)
+        x = x.to(self.state)
+        if self.device.type == "cuda" and x.device.type == "cpu":
+            x = x.pin_memory()  # so that the copy does not wait for the GPU
+        return x.to(self.device, non_blocking=True).contiguous(memory_format=self.layout)
+
+
+def _compile(network: UNet, mode: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """Compile for static shapes: each batch size has a graph of its own."""
+    return torch.compile(network, mode=mode, dynamic=False)
 
 
 @lru_cache(maxsize=4)
@@ -105,8 +125,3 @@ def cached_runner(
     """Return the runner of a network; the last one is cached for the next run."""
     network = load_network(name, architecture, format, state)
     return Runner(copy.deepcopy(network), device, precision, compile)
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error is out of memory, on a GPU or on the CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

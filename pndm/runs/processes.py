@@ -38,8 +38,10 @@ def task_rank() -> int:
 
 
 def process_count(cfg: Run) -> int:
-    """The number of processes of a run; `auto` is one per GPU."""
-    return max(1, gpu_count()) if cfg.processes == "auto" else int(cfg.processes)
+    """The number of processes of a run; `auto` is one per GPU, of which tasks are one each."""
+    if cfg.processes != "auto":
+        return int(cfg.processes)
+    return max(1, gpu_count()) if task_count() == 1 else 1
 
 
 def assign_gpu(cfg: Run, launcher: str, number: int) -> Run:

@@ -56,7 +56,7 @@ def run_metadata(job: Job) -> dict[str, Any]:
         "code": code_hash(),
         "commit": commit(),
         "versions": versions(),
-        "machine": hardware(),
+        "machine": hardware(job.device),
         "command": shlex.join(["python", *sys.argv]),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
@@ -141,11 +141,20 @@ def show(record: dict[str, Any]) -> None:
         print(f"W&B: {record['wandb']}")
 
 
+def finished_job(cfg: Run) -> Job:
+    """The job of a run, in the precision that `auto` meant where it was done."""
+    job = Job(cfg)
+    if cfg.precision == "auto" and not job.folder.exists():
+        others = [Job(dataclasses.replace(cfg, precision=name)) for name in ("tf32", "fp32")]
+        return next((other for other in others if other.folder.exists()), job)
+    return job
+
+
 def summarize(runs: Sequence[Run]) -> int:
     """Print the cells of a sweep as a table; return the number of incomplete runs."""
     table = Table("schedule", "solver", "steps", "NFE", "FID", "seconds", "status")
     unfinished, last = 0, None
-    for job in map(Job, runs):
+    for job in map(finished_job, runs):
         cfg, folder = job.cfg, job.folder
         status = {"status": "not run"} | (read_json(folder / "status.json") or {})
         try:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 
 from pndm._devices import synchronize
+from pndm._memory import is_out_of_memory
 from pndm.runs.batches import BatchSize
-from pndm.runs.network import Runner, is_out_of_memory
+from pndm.runs.network import Runner
 
 SECONDS = 1.0
 """The default duration of a timing."""
@@ -43,11 +44,12 @@ def time_evaluations(
             if duration > LONG_CALL or batch >= size.now:
                 return Timing(batch, _mean(network, batch, seconds) / batch)
             batch = min(4 * batch, size.now)
+            continue
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            size.reduce(batch, network)
-            batch = size.now
+        size.reduce(batch, network)
+        batch = size.now
 
 
 def _mean(network: Runner, batch: int, seconds: float) -> float:

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pndm._devices import resolve_device
+from pndm._devices import resolve_device, use_device
 from pndm._files import file_lock
 from pndm.config.schema import from_yaml
-from pndm.evaluation.features import Extractor
+from pndm.evaluation.features import Extractor, extract_in_chunks
 from pndm.runs.batches import Progress, sample_batches
 from pndm.runs.job import Job
 from pndm.runs.measure import Skipped, load_evaluator
@@ -84,7 +84,8 @@ def sample_images(job: Job, shard: int, progress: Progress) -> None:
     if not seeds:
         return
     began = time.monotonic()
-    batches = sample_batches(job.cfg, job.network, seeds, job.batch_size, progress)
+    whole = len(job.shards.seeds(0))
+    batches = sample_batches(job.cfg, job.network, seeds, job.batch_size, progress, whole)
     pixels, nfe = (tensor.numpy() for tensor in batches)
     seconds = time.monotonic() - began
     if old is not None:
@@ -98,7 +99,7 @@ def extract_features(job: Job, shard: int, extractor: Extractor) -> None:
     """Extract the features of a shard's images and save them."""
     began = time.monotonic()
     pixels = torch.from_numpy(job.image_shard(shard)["images"])
-    features = torch.cat([extractor(batch).cpu() for batch in pixels.split(job.batch_size.now)])
+    features = extract_in_chunks(extractor, pixels)
     seconds = np.array(time.monotonic() - began)
     job.features(extractor).save(shard, {"features": features.numpy(), "seconds": seconds})
 
@@ -109,6 +110,7 @@ def main(path: str) -> None:
     rank = int(os.environ.get("LOCAL_RANK", "0"))
     if resolve_device(cfg.device) == "cuda":
         cfg = dataclasses.replace(cfg, device=f"cuda:{rank % torch.cuda.device_count()}")
+    use_device(cfg.device)
     job = Job(cfg)
     evaluator = load_evaluator(cfg, job.device)
     extractor = None if isinstance(evaluator, Skipped) else evaluator.extractor

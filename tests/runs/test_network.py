@@ -119,13 +119,6 @@ def test_precision_names_the_run(run):
     assert half["fid"]["value"] == pytest.approx(full["fid"]["value"], rel=0.1)
 
 
-def test_single_precision_is_the_ieee_one():
-    digits(precision="tf32")
-    assert torch.backends.cudnn.allow_tf32 and torch.backends.cuda.matmul.allow_tf32
-    digits(precision="fp32")
-    assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
-
-
 # Layout
 
 

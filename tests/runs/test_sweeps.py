@@ -61,6 +61,8 @@ def test_a_sweep_killed_and_repeated_anywhere_gives_the_same_table(
 def two_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
 
 
 def cell(*arguments):
