@@ -1,7 +1,10 @@
 """Prediction types: the noise e = p·x + q·output that the solvers combine."""
 
 import math
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
 
 from pndm._errors import InputError
 from pndm.schedules import Node
@@ -9,14 +12,15 @@ from pndm.schedules import Node
 Prediction = Literal["noise", "data", "velocity"]
 
 
-def as_noise(prediction: Prediction, alpha_bar: float) -> tuple[float, float]:
+def as_noise(prediction: Prediction, alpha_bar: Any) -> tuple[Any, Any]:
     """(p, q) of e = p·x + q·output, for a network that predicts e, x_0, or a velocity.
 
     data:     e = (x − √ᾱ·x_0)/√(1−ᾱ)
     velocity: e = √(1−ᾱ)·x + √ᾱ·v, of v = √ᾱ·e − √(1−ᾱ)·x_0 (Salimans & Ho 2022)
-    ᾱ in (0, 1). InputError for an unknown prediction type.
+    ᾱ in (0, 1), a number or a tensor. InputError for an unknown prediction type.
     """
-    signal, noise = math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar)
+    sqrt = torch.sqrt if isinstance(alpha_bar, Tensor) else math.sqrt
+    signal, noise = sqrt(alpha_bar), sqrt(1 - alpha_bar)
     match prediction:
         case "noise":
             return 0.0, 1.0

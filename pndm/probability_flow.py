@@ -4,7 +4,6 @@ torchode integrates every image with its own step sizes (Dormand & Prince 5(4), 
 control), so an image does not depend on the others in its batch.
 """
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -14,10 +13,10 @@ from torch import Tensor
 from pndm._errors import InputError, NonFiniteError
 from pndm.execute import is_prediction, shape_error
 from pndm.grids import Grid, named, times
-from pndm.prediction import Prediction, of_output
-from pndm.schedules import Node, Schedule
+from pndm.prediction import Prediction, as_noise, of_output
+from pndm.schedules import Schedule
 from pndm.solvers import ProbabilityFlow
-from pndm.solvers.transfer import Classical, phi
+from pndm.solvers.transfer import phi
 
 MAX_STEPS = 10_000
 """The number of steps after which an integration has failed."""
@@ -64,21 +63,18 @@ def integrate(
             raise InputError(shape_error("denoiser", e, x_T))
         return e.to(x).reshape(x.shape)
 
-    def node_at(u: float) -> Node:
-        """The node at u, clamped so that rounding cannot leave the interval."""
-        u = min(max(u, u_first), u_last)
-        time = min(max(schedule.inverse(u), last.time), first.time) if u < u_last else last.time
-        return Node(time, math.exp(u), 1.0)  # d log ᾱ/du
+    inverse = schedule.inverse_on(x_T.device)
 
     def slope(u: Tensor, x: Tensor) -> Tensor:
-        if not u.isfinite().all():  # from a step size computed from a non-finite error norm
-            raise NonFiniteError(FAILED)
-        nodes = [node_at(v) for v in u.tolist()]
-        keeps = x.new_tensor(
-            [of_output(Classical().keep(node, node)[:2], prediction, node) for node in nodes]
-        )
-        t = x.new_tensor([node.time for node in nodes])
-        return keeps[:, :1] * x + keeps[:, 1:] * evaluate(t, x)
+        """dx/du at u [B]: nothing here waits for the device, and torchode stops at a NaN."""
+        v = u.double().nan_to_num(u_first).clamp(u_first, u_last)  # a rounding may lead outside
+        time = inverse(v).clamp(last.time, first.time)
+        t = torch.where(v < u_last, time, last.time)
+        alpha_bar = v.exp()
+        gain = -0.5 / (1 - alpha_bar).sqrt()
+        p, q = as_noise(prediction, alpha_bar)
+        of_x, of_output = ((c + 0 * v).to(x)[:, None] for c in (0.5 + gain * p, gain * q))
+        return of_x * x + of_output * evaluate(t.to(x), x)
 
     clock = torch.promote_types(x_T.dtype, torch.float32)
     begin = torch.full((len(x_T),), u_first, dtype=clock, device=x_T.device)

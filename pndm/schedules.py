@@ -17,6 +17,9 @@ from itertools import accumulate
 from numbers import Integral
 from typing import Literal, NamedTuple, get_args
 
+import torch
+from torch import Tensor
+
 from pndm._errors import InputError
 
 Convention = Literal["aligned", "released", "diffusers"]
@@ -66,6 +69,10 @@ class Schedule(ABC):
     @abstractmethod
     def inverse(self, log_alpha_bar: float) -> float:
         """The time at which log ᾱ has a given value, with `Table` linear between integer times."""
+
+    def inverse_on(self, device: torch.device) -> Callable[[Tensor], Tensor]:
+        """`inverse` of tensors on a device: float64 [B] in the range of log ᾱ -> float64 [B]."""
+        return lambda values: values.new_tensor([self.inverse(v) for v in values.tolist()])
 
     def time_at(self, log_alpha_bar: float) -> float:
         """The inverse of `log_alpha_bar`, for grids defined in a clock other than t.
@@ -148,6 +155,19 @@ class Table(Schedule):
         start, end = self._knot(right - 1), self._knot(right)
         return float(right) if start == end else right - (log_alpha_bar - end) / (start - end)
 
+    def inverse_on(self, device: torch.device) -> Callable[[Tensor], Tensor]:
+        times = range(-1, self.timesteps)
+        knots = torch.tensor([self._knot(i) for i in times], dtype=torch.float64, device=device)
+        rising = -knots[1:]
+
+        def inverse(values: Tensor) -> Tensor:
+            right = torch.searchsorted(rising, -values).clamp_(max=self.timesteps - 1)
+            start, end = knots[right], knots[right + 1]
+            part = torch.where(start == end, 0.0, (values - end) / (start - end))
+            return right - part
+
+        return inverse
+
 
 @dataclass(frozen=True)
 class VP(Schedule):
@@ -180,6 +200,16 @@ class VP(Schedule):
         rise = self.beta_end - self.beta_start
         s = 2 * depth / (self.beta_start + math.sqrt(self.beta_start**2 + 2 * rise * depth))
         return s * self.timesteps - 1
+
+    def inverse_on(self, device: torch.device) -> Callable[[Tensor], Tensor]:
+        rise = self.beta_end - self.beta_start
+
+        def inverse(values: Tensor) -> Tensor:
+            depth = -values / self.timesteps
+            root = (self.beta_start**2 + 2 * rise * depth).sqrt()
+            return 2 * depth / (self.beta_start + root) * self.timesteps - 1
+
+        return inverse
 
 
 def check_betas(name: str, timesteps: int, *betas: float) -> None:

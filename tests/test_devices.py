@@ -191,4 +191,3 @@ def test_compilation_is_for_static_shapes(monkeypatch):
 
     Runner(UNet(ARCHITECTURES["digits_linear"]), torch.device("cpu"), compile="max")
     assert how == [{"mode": "max-autotune-no-cudagraphs", "dynamic": False}]
-

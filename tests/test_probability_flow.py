@@ -1,6 +1,7 @@
 """The adaptive probability flow: accurate, per image, with the true number of evaluations."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -200,3 +201,63 @@ def test_the_ends_of_every_table_are_met(name, convention, timesteps):
         x = normal(2, 3).to(dtype)
         result = pndm.sample(gaussian, x, solver=pf(), schedule=schedule)
         assert result.dtype == dtype and result.isfinite().all()
+
+
+@pytest.mark.parametrize("convention", ["aligned", "released", "diffusers"])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_the_clock_is_inverted_for_a_whole_batch(name, convention):
+    """As for each image, at the knots too, and NaN does not end in an error."""
+    how = {} if name == "vp" else {"convention": convention}
+    schedule = SCHEDULES[name](**how)
+    logs = [schedule.log_alpha_bar(t) for t in (-1, 0, 0.5, 1, 17, 300.25, 998, 999)]
+    inverse = schedule.inverse_on(torch.device("cpu"))
+    times = inverse(torch.tensor(logs, dtype=F64))
+    expected = torch.tensor([schedule.inverse(value) for value in logs], dtype=F64)
+    assert times.dtype == F64
+    torch.testing.assert_close(times, expected, rtol=1e-15, atol=1e-12)
+    inverse(torch.tensor([math.nan], dtype=F64))
+
+
+def test_a_schedule_of_ones_own_needs_no_tensors():
+    from pndm.schedules import Schedule
+
+    class Own(Schedule):
+        def log_alpha_bar(self, t):
+            return -(t + 1) / 100
+
+        def dlog_alpha_bar(self, t):
+            return -1 / 100
+
+        def inverse(self, log_alpha_bar):
+            return -100 * log_alpha_bar - 1
+
+    schedule, x = Own("own", 1000, "aligned", 0.0), normal(3, 2)
+    got, _ = probability_flow.integrate(mixture(schedule), x, pf(1e-8, 1e-8), schedule, [900, 0])
+    exact = reference(mixture(schedule), schedule, x, 900.0)
+    assert (got - exact).abs().max() < 1e-6
+
+
+def test_an_evaluation_does_not_wait_for_the_device(monkeypatch):
+    """Only torchode does, to know whether it goes on and whether the end is reached."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    waits, inside = [], []
+
+    class Waits(TorchDispatchMode):
+        def __torch_dispatch__(self, operation, types, arguments=(), given=None):
+            if "local_scalar" in str(operation) or "nonzero" in str(operation):
+                waits.append(operation)
+            return operation(*arguments, **(given or {}))
+
+    def network(x, t):
+        inside.append(len(waits))
+        return x / 2
+
+    for method in ("tolist", "numpy", "cpu"):
+        monkeypatch.setattr(
+            torch.Tensor, method, lambda *_, name=method: pytest.fail(f"waits in {name}")
+        )
+    with Waits():
+        _, nfe = probability_flow.integrate(network, normal(50, 2), pf(1e-6, 1e-6), make("linear"))
+    steps, between = len(inside) / 6, [b - a for a, b in pairwise(inside)]
+    assert steps > 8 and sum(wait > 0 for wait in between) < steps + 3

@@ -18,18 +18,27 @@ from pndm.models.architectures import Architecture
 Resampling = Callable[[Tensor], Tensor]
 
 
-def time_embedding(t: Tensor, arch: Architecture) -> Tensor:
+def time_embedding(t: Tensor, arch: Architecture, rates: Tensor | None = None) -> Tensor:
     """sin‖cos of t·10000^(−i/(half−1)), [B] -> [B, channels]; angles in float32, as trained.
 
-    `cos-sin` is cos‖sin of t·10000^(−i/half) instead.
+    `cos-sin` is cos‖sin of t·10000^(−i/half) instead. `rates` are those of `embedding_rates`.
     Source: Vaswani et al. 2017 §3.5, in the variants of the DDPM and iDDPM codes.
+    """
+    rates = embedding_rates(arch).to(t.device) if rates is None else rates
+    angles = (t.float() * arch.time_scale)[:, None] * rates
+    parts = {"sin": angles.sin(), "cos": angles.cos()}
+    return torch.cat([parts[name] for name in arch.embedding.split("-")], dim=1)
+
+
+def embedding_rates(arch: Architecture) -> Tensor:
+    """10000^(−i/(half−1)) or 10000^(−i/half), [channels/2] float32, computed on the CPU.
+
+    Devices round exponentials differently, and t = 999 magnifies that to 1e-4 of an angle.
     """
     half = arch.channels // 2
     last = half - 1 if arch.embedding == "sin-cos" else half
-    rates = torch.arange(half, dtype=torch.float32, device=t.device) * (-math.log(10000) / last)
-    angles = (t.float() * arch.time_scale)[:, None] * rates.exp()
-    parts = {"sin": angles.sin(), "cos": angles.cos()}
-    return torch.cat([parts[name] for name in arch.embedding.split("-")], dim=1)
+    steps = torch.arange(half, dtype=torch.float32, device="cpu")
+    return (steps * (-math.log(10000) / last)).exp()
 
 
 def normalization(channels: int, arch: Architecture) -> nn.GroupNorm:
@@ -66,15 +75,21 @@ def doubled(x: Tensor) -> Tensor:
 class TimeEmbedding(nn.Module):
     """Two dense layers, each with SiLU, on the sinusoids: [B] -> [B, 4·channels]."""
 
+    rates: Tensor
+
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
         self.arch = arch
         width = 4 * arch.channels
         self.dense = nn.ModuleList([nn.Linear(arch.channels, width), nn.Linear(width, width)])
+        # As integers the rates stay float32 in a network of another precision.
+        bits = embedding_rates(arch).view(torch.int32).to(torch.get_default_device())
+        self.register_buffer("rates", bits, persistent=False)
 
     def forward(self, t: Tensor, dtype: torch.dtype) -> Tensor:
         first, second = self.dense
-        return F.silu(second(F.silu(first(time_embedding(t, self.arch).to(dtype)))))
+        embedding = time_embedding(t, self.arch, self.rates.view(torch.float32))
+        return F.silu(second(F.silu(first(embedding.to(dtype)))))
 
 
 class ResidualBlock(nn.Module):

@@ -1,5 +1,6 @@
 """The one network against independent implementations of every family, and its own promises."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 
 from pndm.models import key_maps
 from pndm.models.architectures import ARCHITECTURES, Architecture
-from pndm.models.unet import UNet, time_embedding
+from pndm.models.unet import UNet, embedding_rates, time_embedding
 
 MILLIONS = {
     "ddpm_cifar10": 35.75,
@@ -186,6 +187,32 @@ def test_sinusoids():
 def test_angles_are_single_precision_as_trained():
     t = torch.tensor([999.0], dtype=torch.float64)
     assert time_embedding(t, ARCHITECTURES["ddpm_cifar10"]).dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_the_rates_of_the_sinusoids_are_of_the_cpu_in_every_precision(dtype):
+    arch = ARCHITECTURES["digits_linear"]
+    network = copy.deepcopy(UNet(arch)).to(dtype).float().to(dtype)
+    rates = network.temb.rates.view(torch.float32)
+    assert torch.equal(rates, embedding_rates(arch)) and rates.dtype == torch.float32
+    seen = []
+    network.temb.dense[0].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    t = torch.tensor([999.0, 0.5])
+    network(torch.zeros(2, 1, 8, 8, dtype=dtype), t)
+    assert torch.equal(seen[0], time_embedding(t, arch).to(dtype))
+
+
+def test_files_of_weights_do_not_hold_the_rates():
+    network = UNet(ARCHITECTURES["digits_linear"])
+    assert not any("rates" in key for key in network.state_dict())
+    network.load_state_dict(network.state_dict(), strict=True)
+
+
+def test_a_network_without_memory_has_its_rates_there_too():
+    with torch.device("meta"):
+        network = UNet(ARCHITECTURES["digits_linear"])
+        assert network(torch.empty(2, 1, 8, 8), torch.empty(2)).is_meta
+    assert {p.device.type for p in (*network.parameters(), *network.buffers())} == {"meta"}
 
 
 def test_iddpm_s_time_scale():
