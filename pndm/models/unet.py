@@ -75,20 +75,22 @@ def doubled(x: Tensor) -> Tensor:
 class TimeEmbedding(nn.Module):
     """Two dense layers, each with SiLU, on the sinusoids: [B] -> [B, 4·channels]."""
 
-    rates: Tensor
-
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
         self.arch = arch
         width = 4 * arch.channels
         self.dense = nn.ModuleList([nn.Linear(arch.channels, width), nn.Linear(width, width)])
-        # As integers the rates stay float32 in a network of another precision.
-        bits = embedding_rates(arch).view(torch.int32).to(torch.get_default_device())
-        self.register_buffer("rates", bits, persistent=False)
+        self.rates = embedding_rates(arch)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "TimeEmbedding":
+        """Move or cast the parameters; the rates move with them and stay float32."""
+        super()._apply(fn, recurse)
+        self.rates = self.rates.to(self.dense[0].weight.device)
+        return self
 
     def forward(self, t: Tensor, dtype: torch.dtype) -> Tensor:
         first, second = self.dense
-        embedding = time_embedding(t, self.arch, self.rates.view(torch.float32))
+        embedding = time_embedding(t, self.arch, self.rates.to(t.device))
         return F.silu(second(F.silu(first(embedding.to(dtype)))))
 
 
