@@ -58,6 +58,13 @@ def gpu_count() -> int:
     return torch.cuda.device_count()
 
 
+def copy_to(tensor: Any, device: Any) -> Any:
+    """The tensor on a device; a copy to a GPU does not wait for the work that is queued there."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 def synchronize(device: Any) -> None:
     """Wait for all work queued on a device; on a CPU there is none to wait for."""
     if device.type == "cuda":

@@ -27,11 +27,12 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from pndm import noise
-from pndm._devices import resolve_device
+from pndm._devices import copy_to, resolve_device
 from pndm._errors import NonFiniteError, PndmError, one_line, prepare_console
 from pndm._files import make_folder, sha256, write_atomic, write_json
 from pndm._provenance import commit as current_commit
 from pndm._provenance import versions
+from pndm._tf32 import tf32
 from pndm.config.build import build_schedule
 from pndm.config.compose import compose_train
 from pndm.config.schema import ConfigError, Recipe, Train
@@ -49,8 +50,8 @@ def loss(model: nn.Module, x_0: Tensor, alpha_bar: Tensor) -> Tensor:
     """Mean squared error of the predicted noise, eq. 14; x_0 [B, C, H, W], alpha_bar [T]."""
     count, timesteps = len(x_0), len(alpha_bar)
     strata = (torch.arange(count) + torch.rand(count)) / count
-    t = (strata * timesteps).long().clamp(max=timesteps - 1).to(x_0.device)
-    e = torch.randn(x_0.shape).to(x_0.device)
+    t = copy_to((strata * timesteps).long().clamp(max=timesteps - 1), x_0.device)
+    e = copy_to(torch.randn(x_0.shape), x_0.device)
     a = alpha_bar[t].view(-1, 1, 1, 1)
     return (model(a.sqrt() * x_0 + (1 - a).sqrt() * e, t.float()) - e).square().mean()
 
@@ -87,8 +88,7 @@ def learning_rate(iteration: int, recipe: Recipe) -> float:
 def update_ema(ema: nn.Module, model: nn.Module, decay: float, iteration: int) -> None:
     """ema ← d·ema + (1−d)·model, d = min(decay, (1+i)/(10+i)) so that it forgets its start."""
     d = min(decay, (1 + iteration) / (10 + iteration))
-    for average, weight in zip(ema.parameters(), model.parameters(), strict=True):
-        average.lerp_(weight, 1 - d)
+    torch._foreach_lerp_([*ema.parameters()], [*model.parameters()], 1 - d)
 
 
 def train(cfg: Train) -> Path:
@@ -106,7 +106,8 @@ def train(cfg: Train) -> Path:
     if model.arch.channels >= WIDE:
         model = model.to(memory_format=torch.channels_last)
     ema = copy.deepcopy(model).eval().requires_grad_(False)
-    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr)
+    is_cuda = device.type == "cuda"
+    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr, fused=is_cuda or None)
     start, losses, seconds, commit = 0, [], 0.0, current_commit()
     sizes, arch = data[0].shape, model.arch
     if sizes != arch.image:
@@ -118,7 +119,7 @@ def train(cfg: Train) -> Path:
     make_folder(out)
     checkpoint, settings = out / "checkpoint.pt", identity(cfg)
     if checkpoint.exists():
-        saved = resumed(checkpoint, settings, recipe.iterations, device)
+        saved = resumed(checkpoint, settings, recipe.iterations)
         model.load_state_dict(saved["model"])
         ema.load_state_dict(saved["ema"])
         optimizer.load_state_dict(saved["optimizer"])
@@ -134,7 +135,9 @@ def train(cfg: Train) -> Path:
         data,
         batch_sampler=batch_indices(size, recipe.batch_size, cfg.seed, start),
         num_workers=cfg.workers,
+        pin_memory=is_cuda,
     )
+    network = torch.compile(model, dynamic=False) if cfg.compile == "auto" else model
     bar = tqdm(loader, total=recipe.iterations, initial=start, desc=out.name, mininterval=1)
     window, began = [], time.monotonic()
     model.train()
@@ -142,14 +145,17 @@ def train(cfg: Train) -> Path:
         if iteration >= recipe.iterations:
             break
         torch.manual_seed(noise.derive_seed("iteration", cfg.seed, iteration))
-        x_0 = images.from_uint8(batch).to(device)
+        x_0 = images.from_uint8(batch.to(device, non_blocking=True))
         if cfg.dataset.flip:
-            x_0 = torch.where(torch.rand(len(x_0), 1, 1, 1).to(device) < 0.5, x_0.flip(3), x_0)
+            is_flipped = copy_to(torch.rand(len(x_0), 1, 1, 1) < 0.5, device)
+            x_0 = torch.where(is_flipped, x_0.flip(3), x_0)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(iteration, recipe)
-        value = loss(model, x_0, alpha_bar)
-        optimizer.zero_grad()
-        value.backward()
+        with tf32(cfg.precision == "tf32"):
+            with torch.autocast(device.type, torch.bfloat16, enabled=cfg.precision == "bf16"):
+                value = loss(network, x_0, alpha_bar)
+            optimizer.zero_grad()
+            value.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         update_ema(ema, model, recipe.ema, iteration)
@@ -187,8 +193,10 @@ def identity(cfg: Train) -> dict[str, Any]:
     Their precision in the file is no part of it.
     """
     found: dict[str, Any] = dataclasses.asdict(cfg)
-    for key in ("output", "device", "workers", "finish"):
+    for key in ("output", "device", "workers", "finish", "compile"):
         del found[key]
+    if cfg.precision == "fp32":  # as checkpoints from before there was a choice
+        del found["precision"]
     for key in ("iterations", "log_every", "checkpoint_every", "half"):
         del found["recipe"][key]
     if cfg.recipe.decay:  # the rate depends on how many there will be
@@ -196,12 +204,13 @@ def identity(cfg: Train) -> dict[str, Any]:
     return found
 
 
-def resumed(
-    path: Path, settings: dict[str, Any], iterations: int, device: torch.device
-) -> dict[str, Any]:
-    """What a checkpoint holds; ConfigError where it is of another training, or no checkpoint."""
+def resumed(path: Path, settings: dict[str, Any], iterations: int) -> dict[str, Any]:
+    """What a checkpoint holds, on the CPU, where Adam counts its steps.
+
+    ConfigError where it is of another training, or no checkpoint.
+    """
     try:
-        saved = torch.load(path, weights_only=True, map_location=device)
+        saved = torch.load(path, weights_only=True, map_location="cpu")
         done, found = saved["iteration"], saved["settings"]
     except Exception as error:  # torch raises whatever its readers meet in a broken file
         raise ConfigError(
@@ -256,6 +265,7 @@ def finish(
         **{key: value for key, value in cfg.schedule.items() if key in ("beta_start", "beta_end")},
         "ema": cfg.recipe.ema,
         "precision": "half" if cfg.recipe.half else "single",
+        **({} if cfg.precision == "fp32" else {"training_precision": cfg.precision}),
         "command": " ".join(["python -m pndm.train", *sys.argv[1:]]),
         "seed": cfg.seed,
         "iterations": iterations,

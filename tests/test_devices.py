@@ -191,3 +191,43 @@ def test_compilation_is_for_static_shapes(monkeypatch):
 
     Runner(UNet(ARCHITECTURES["digits_linear"]), torch.device("cpu"), compile="max")
     assert how == [{"mode": "max-autotune-no-cudagraphs", "dynamic": False}]
+
+
+# Copies
+
+
+def test_a_copy_to_a_gpu_does_not_wait(monkeypatch):
+    """From pageable memory it would wait for all work that is queued there."""
+    from pndm._devices import copy_to
+
+    calls = []
+
+    def pin(tensor):
+        calls.append("pinned")
+        return tensor
+
+    def to(tensor, *where, **how):
+        calls.append((where, how))
+        return tensor
+
+    x = torch.zeros(2)
+    assert copy_to(x, torch.device("cpu")) is x
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    copy_to(x, torch.device("cuda"))
+    assert calls == ["pinned", ((torch.device("cuda"),), {"non_blocking": True})]
+
+
+@pytest.mark.parametrize("solver", ["plms", "ddpm"])
+def test_all_noise_is_copied_so(solver, monkeypatch, tmp_path):
+    from pndm.runs import network
+    from pndm.runs.batches import BatchSize, sample_batches
+
+    copied = []
+    monkeypatch.setattr(network, "copy_to", lambda x, device: copied.append(x.shape) or x)
+    cfg = run(f"solver={solver}", "steps=5", "device=cpu", "samples=3")
+    runner = Job(cfg).network
+    monkeypatch.setattr(runner, "layout", torch.contiguous_format)
+    sample_batches(cfg, runner, range(3), BatchSize(3, tmp_path), lambda images: None)
+    rows = 4 if solver == "ddpm" else 0  # the last row adds none
+    assert copied == [(3, 1, 8, 8)] * (1 + rows)

@@ -162,3 +162,81 @@ def test_the_learning_rate_warms_up_and_decays():
     rates = [train.learning_rate(i, recipe) for i in range(recipe.iterations)]
     assert rates[0] < 0.01 * recipe.lr and max(rates) <= recipe.lr
     assert rates[-1] < 1e-6
+
+
+# On a GPU
+
+
+def test_the_average_is_updated_at_once_and_as_one_by_one():
+    torch.manual_seed(0)
+    model, ema = (torch.nn.Linear(5, 3) for _ in range(2))
+    expected = [
+        a.lerp(w, 1 - 2 / 11) for a, w in zip(ema.parameters(), model.parameters(), strict=True)
+    ]
+    train.update_ema(ema, model, 0.9995, 1)
+    assert all(torch.equal(*pair) for pair in zip(ema.parameters(), expected, strict=True))
+
+
+def test_precision_is_part_of_a_training_and_compilation_is_not():
+    """Checkpoints from before there was a choice go on as fp32."""
+    plain, half, compiled = (
+        train.identity(compose_train([*TINY, *words]))
+        for words in ([], ["precision=bf16"], ["compile=auto"])
+    )
+    assert plain == compiled and "precision" not in plain
+    assert half == {**plain, "precision": "bf16"}
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("precision=fp16", "precision=fp16 does not exist"),
+        ("compile=max", "compile=max does not exist"),
+        ("precision=tf32", "precision=tf32 needs a GPU"),
+    ],
+)
+def test_trainings_that_cannot_be_done(word, message):
+    with pytest.raises(ConfigError, match=message):
+        compose_train([*TINY, word])
+
+
+def test_a_checkpoint_is_read_to_the_cpu(tmp_path, monkeypatch):
+    """Adam's step counts would else be on the GPU, and each parameter's read there waits."""
+    how = []
+    path, settings = tmp_path / "checkpoint.pt", {"seed": 0}
+    torch.save({"iteration": 1, "settings": settings}, path)
+    plain = torch.load
+    monkeypatch.setattr(torch, "load", lambda *_, **given: how.append(given) or plain(*_, **given))
+    train.resumed(path, settings, 2)
+    assert [given["map_location"] for given in how] == ["cpu"]
+
+
+def test_half_precision_is_of_the_network_alone(monkeypatch):
+    seen = []
+
+    class Network(torch.nn.Conv2d):
+        def forward(self, x, t):
+            e = super().forward(x)
+            seen.append((self.weight.dtype, e.dtype))
+            return e
+
+    network, alpha_bar = Network(1, 1, 3, padding=1), torch.linspace(0.99, 0.01, 10)
+    x = torch.randn(16, 1, 8, 8)
+    values = []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            values.append(train.loss(network, x, alpha_bar))
+    values[1].backward()
+    assert seen == [(torch.float32, torch.float32), (torch.float32, torch.bfloat16)]
+    assert values[1].dtype == network.weight.grad.dtype == torch.float32
+    assert 0 < abs(values[0] - values[1]) < 0.01 * values[0]
+
+
+@pytest.mark.slow
+def test_training_in_half_precision_is_near_that_in_single(tmp_path):
+    _, full = trained(tmp_path / "full")
+    weights, half = trained(tmp_path / "half", "precision=bf16")
+    assert half["training_precision"] == "bf16" and "training_precision" not in full
+    assert 0 < abs(half["loss"] - full["loss"]) < 0.05 * full["loss"]
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}

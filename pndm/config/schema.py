@@ -123,6 +123,8 @@ class Train:
     holdout: bool = MISSING
     finish: bool = MISSING
     device: str = MISSING
+    precision: str = "fp32"
+    compile: str = "off"
     workers: int = MISSING
     output: str = MISSING
 

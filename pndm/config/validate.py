@@ -97,7 +97,7 @@ def validate(run: Run) -> Run:
     return dataclasses.replace(run, **choices)
 
 
-def require_machine(run: Run) -> None:
+def require_machine(run: Run | Train) -> None:
     """ConfigError if this machine cannot do the run: its GPUs are where it runs, not submits."""
     with config_errors():
         check_device(run.device)
@@ -176,10 +176,12 @@ def validate_train(train: Train) -> Train:
         raise ConfigError(
             f"recipe.ema={train.recipe.ema}: give a number from 0 (no average) to below 1"
         )
+    require_one_of("precision", train.precision, ("fp32", "tf32", "bf16"))
+    train = dataclasses.replace(train, compile=_switch("compile", train.compile))
+    require_one_of("compile", train.compile, ("off", "auto"))
     require_at_least("workers", train.workers, 0)
     require_at_least("seed", train.seed, 0)
-    with config_errors():
-        check_device(train.device)
+    require_machine(train)
     return train
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pndm import models
+from pndm._devices import copy_to
 from pndm._memory import free_memory, is_out_of_memory
 from pndm._tf32 import tf32
 from pndm.models.unet import UNet
@@ -95,10 +96,7 @@ class Runner:
 
     def state_of(self, x: Tensor) -> Tensor:
         """Convert x_T of any dtype and device to this network's state dtype, device and layout."""
-        x = x.to(self.state)
-        if self.device.type == "cuda" and x.device.type == "cpu":
-            x = x.pin_memory()  # so that the copy does not wait for the GPU
-        return x.to(self.device, non_blocking=True).contiguous(memory_format=self.layout)
+        return copy_to(x.to(self.state), self.device).contiguous(memory_format=self.layout)
 
 
 def _compile(network: UNet, mode: str) -> Callable[[Tensor, Tensor], Tensor]:

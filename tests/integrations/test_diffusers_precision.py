@@ -143,3 +143,57 @@ def test_a_sample_of_other_precision_than_the_network_keeps_its_own():
     assert got.dtype == torch.float32
     (got,) = scheduler.step(x.bfloat16(), scheduler.timesteps[1], got, return_dict=False)
     assert got.dtype == torch.float32 and pndm.execute.execute is execute
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_a_network_may_return_the_same_buffer_at_every_call(name):
+    """As a CUDA graph does, whose next replay overwrites what it returned before."""
+    results, buffer, x_T = [], torch.empty(3, 2), normal(3, 2).float()
+    network = gaussian(PlanScheduler().schedule, "epsilon")
+    for overwrites in (False, True):
+        scheduler = PlanScheduler(solver=name)
+        scheduler.set_timesteps(8)
+        generator, x = torch.Generator().manual_seed(0), x_T
+        for t in scheduler.timesteps:
+            e = network(x, t).float()
+            if overwrites:
+                e = buffer.copy_(e)
+            x = scheduler.step(e, t, x, generator=generator).prev_sample
+            if overwrites:
+                buffer.fill_(torch.nan)
+        results.append(x)
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("dtype", [*HALVES, torch.float32, torch.float64])
+@torch.no_grad()
+def test_a_pipeline_keeps_its_images_in_single_precision(dtype, monkeypatch):
+    from diffusers import UNet2DModel
+
+    from pndm.integrations.diffusers import PNDMPipeline
+
+    torch.manual_seed(0)
+    unet = UNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(8,),
+        norm_num_groups=4,
+        layers_per_block=1,
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
+    ).to(dtype)
+    seen, plain = [], PlanScheduler.step
+
+    def step(self, e, t, x, **how):
+        seen.append((e.dtype, x.dtype))
+        return plain(self, e, t, x, **how)
+
+    monkeypatch.setattr(PlanScheduler, "step", step)
+    pipeline = PNDMPipeline(unet, PlanScheduler())
+    pipeline.set_progress_bar_config(disable=True)
+    (images,) = pipeline(
+        2, 3, torch.Generator().manual_seed(0), output_type="pt", return_dict=False
+    )
+    state = torch.float64 if dtype == torch.float64 else torch.float32
+    assert set(seen) == {(dtype, state)} and images.dtype == state

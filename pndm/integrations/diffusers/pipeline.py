@@ -21,6 +21,7 @@ SAVED_NAME = "pndm.integrations.diffusers.PNDMPipeline"
 class PNDMPipeline(DiffusionPipeline):
     """Images from a UNet2DModel, by classes where it has them; another scheduler is taken over.
 
+    The images are float32 between the evaluations of a UNet of half precision too.
     `DiffusionPipeline.from_pretrained` gives this class back where this module was imported, and
     otherwise names it in its error.
     """
@@ -72,10 +73,11 @@ class PNDMPipeline(DiffusionPipeline):
         channels = self.unet.config.in_channels
         shape = (batch_size, channels, *self._size(height, width))
         conditions = self._conditions(class_labels, batch_size)
-        x = randn_tensor(shape, generator, self._execution_device, self.unet.dtype)
+        state = torch.promote_types(self.unet.dtype, torch.float32)
+        x = randn_tensor(shape, generator, self._execution_device, state)
         self.scheduler.set_timesteps(num_inference_steps, device=x.device)
         for t in self.progress_bar(self.scheduler.timesteps):
-            e = self.unet(x, t, **conditions).sample
+            e = self.unet(x.to(self.unet.dtype), t, **conditions).sample
             if e.shape[1] == 2 * channels:
                 e = e[:, :channels]  # the rest is a learned variance
             x = self.scheduler.step(e, t, x, eta=eta, generator=generator).prev_sample
