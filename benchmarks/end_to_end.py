@@ -14,6 +14,7 @@ from diffusers import PNDMScheduler, UNet2DModel
 
 import pndm
 from benchmarks.measure import Row, alternate, difference, seconds
+from pndm._tf32 import tf32
 from pndm.cost import flops
 from pndm.models import key_maps
 from pndm.models.architectures import ARCHITECTURES, Architecture
@@ -70,7 +71,7 @@ def measure(
     """Milliseconds per image and evaluation, by network and size of batch (`which` of them)."""
     if which is None:
         which = ALL if compile == "off" else COMPILED[device.type]
-    machine = rate(device)
+    peak = rate(device)
     schedule = pndm.schedules.linear(convention="diffusers")
     solver, scheduler = pndm.solvers.plms(), PNDMScheduler()
     for architecture, batches in BATCHES[device.type].items():
@@ -102,9 +103,9 @@ def measure(
             start = time.perf_counter() - began
             own_time, other_time, ratio = alternate(ours, other, pairs)
             each = solver.nfe(STEPS) * size
-            share = flops(architecture) * each / own_time / machine
+            share = flops(architecture) * each / own_time / peak
             how = f"{precision}, {'eager' if runner.mode is None else runner.mode}"
-            note = f"{100 * share:.0f} % of {machine / 1e9:.0f} GFLOP/s"
+            note = f"{100 * share:.0f} % of {peak / 1e9:.0f} GFLOP/s"
             note += f"; compiled in {start:.0f} s" if runner.mode else ""
             note += "" if precision == "fp32" else "; diffusers in fp32"
             yield Row(
@@ -122,13 +123,18 @@ def measure(
 
 
 def rate(device: torch.device) -> float:
-    """FLOP/s of the better of a large matrix product and a 3×3 convolution of 256 channels."""
-    a, b = (torch.randn(2048, 2048, device=device) for _ in range(2))
-    x, w = torch.randn(8, 256, 16, 16, device=device), torch.randn(256, 256, 3, 3, device=device)
+    """IEEE float32 FLOP/s, the better of a matrix product and a 3×3 convolution of 256 channels.
+
+    Large ones on a GPU, of whose time the launch is a small part.
+    """
+    n, batch = (8192, 512) if device.type == "cuda" else (2048, 8)
+    a, b = (torch.randn(n, n, device=device) for _ in range(2))
+    x, w = torch.randn(batch, 256, 16, 16, device=device), torch.randn(256, 256, 3, 3)
     x = x.contiguous(memory_format=torch.channels_last)
-    w = w.contiguous(memory_format=torch.channels_last)
-    product, convolution = 2 * 2048**3, 2 * 8 * 16 * 16 * 256 * 256 * 9
-    return max(
-        product / min(seconds(lambda: a @ b) for _ in range(5)),
-        convolution / min(seconds(lambda: torch.conv2d(x, w, padding=1)) for _ in range(5)),
-    )
+    w = w.to(device).contiguous(memory_format=torch.channels_last)
+    product, convolution = 2 * n**3, 2 * batch * 16 * 16 * 256 * 256 * 9
+    with tf32(False):
+        return max(
+            product / min(seconds(lambda: a @ b) for _ in range(5)),
+            convolution / min(seconds(lambda: torch.conv2d(x, w, padding=1)) for _ in range(5)),
+        )

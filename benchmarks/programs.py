@@ -49,7 +49,7 @@ def first(self, x, t):
     print(time.time(), flush=True)
     os._exit(0)
 unet.UNet.forward = first
-sys.argv = ["run.py", "samples=1", "progress=false", "outputs={outputs}"]
+sys.argv = ["run.py", "samples=1", "device=cpu", "progress=false", "outputs={outputs}"]
 import runpy
 runpy.run_path("run.py", run_name="__main__")
 """
@@ -99,6 +99,7 @@ def memory() -> Iterator[Row]:
 def processes(pairs: int) -> Iterator[Row]:
     """(f) Two single-thread processes against one."""
     words = ["samples=4000", "steps=20", "fid=off", "wandb.mode=disabled", "progress=false"]
+    words += ["device=cpu"]
     times: dict[int, list[float]] = {1: [], 2: []}
     for _ in range(pairs):
         for number, seconds in times.items():

@@ -22,6 +22,7 @@ from rich.table import Table
 from benchmarks import end_to_end, frechet, overhead, precision, programs, shares
 from benchmarks.measure import Row
 from experiments.pages import markdown
+from pndm._devices import use_device
 from pndm._provenance import commit, hardware
 
 RESULTS = Path(__file__).parent / "results"
@@ -99,6 +100,7 @@ def main() -> None:
     if unknown or options.pairs < 1:
         parser.error(f"parts are {', '.join(PARTS)}; pairs at least 1")
 
+    use_device(options.device)  # the one that is synchronised
     for part in options.parts or PARTS:
         rows = []
         for row in PARTS[part](torch.device(options.device), options.pairs):

@@ -5,9 +5,11 @@ their time is the least that an evaluation can take with them, and the rest is o
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.end_to_end import BATCHES, MIDDLE, rate
@@ -33,6 +35,19 @@ def kind(name: str) -> str:
     return next(kinds, "the rest")
 
 
+def by_kind(events: Iterable[Any], is_cuda: bool) -> Counter[str]:
+    """The time of each kind of operation, on the GPU that of the kernels an operation launched.
+
+    The profiler lists such a kernel as an event of its own too, which is not counted again.
+    """
+    times: Counter[str] = Counter()
+    for event in events:
+        if event.device_type == DeviceType.CPU:
+            spent = event.self_device_time_total if is_cuda else event.self_cpu_time_total
+            times[kind(event.key)] += spent
+    return times
+
+
 @torch.no_grad()
 def measure(device: torch.device, pairs: int) -> Iterator[Row]:
     """Per cent of an evaluation's time by kind of operation, of each network in fp32."""
@@ -49,10 +64,7 @@ def measure(device: torch.device, pairs: int) -> Iterator[Row]:
             with profile(activities=activities) as profiler:
                 for _ in range(pairs):
                     runner(x, t)
-            times: Counter[str] = Counter()
-            for event in profiler.key_averages():
-                spent = event.self_device_time_total if is_cuda else event.self_cpu_time_total
-                times[kind(event.key)] += spent
+            times = by_kind(profiler.key_averages(), is_cuda)
             whole = sum(times.values())
             products = sum(times[name] for name in list(KINDS)[:2])
             reached = flops(architecture) * size * pairs / (products / 1e6)

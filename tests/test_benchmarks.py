@@ -66,3 +66,26 @@ def test_an_unknown_part_is_refused(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         run.main()
     assert "parts are overhead, end_to_end" in capsys.readouterr().err
+
+
+def test_a_kernel_is_not_counted_next_to_the_operation_that_launched_it():
+    from types import SimpleNamespace
+
+    from torch.autograd import DeviceType
+
+    from benchmarks.shares import by_kind
+
+    def event(key, device, time):
+        return SimpleNamespace(
+            key=key, device_type=device, self_device_time_total=time, self_cpu_time_total=1.0
+        )
+
+    events = [
+        event("aten::cudnn_convolution", DeviceType.CPU, 60.0),
+        event("sm80_xmma_fprop_implicit_gemm_tf32", DeviceType.CUDA, 60.0),
+        event("aten::addmm", DeviceType.CPU, 30.0),
+        event("ampere_sgemm_128x64_tn", DeviceType.CUDA, 30.0),
+    ]
+    kinds = {"convolutions": 60.0, "matrix products and attention": 30.0}
+    assert by_kind(events, is_cuda=True) == kinds
+    assert by_kind(events[::2], is_cuda=False) == dict.fromkeys(kinds, 1.0)

@@ -262,22 +262,41 @@ def test_other_errors_are_not_taken_for_memory(run, monkeypatch):
 # CUDA
 
 
+RMS = {"fp64": 1e-6, "fp32": 1e-5, "tf32": 5e-2, "bf16": 0.2, "fp16": 5e-2}
+"""The largest RMS difference of images from the CPU's in fp64: four times what a CPU shows.
+
+That is 2.6e-6 in fp32 and 4.6e-2 in bf16; tf32 and fp16 have three bits more than bf16. In fp64
+the sines and cosines of the times are float32, which devices round differently.
+"""
+
+
 @needs_cuda
 @torch.no_grad()
 @pytest.mark.parametrize(
-    ("precision", "bound"),
-    [("fp64", 1e-10), ("fp32", 1e-4), ("tf32", 2e-2), ("bf16", 0.2), ("fp16", 5e-2)],
+    ("precision", "compile"),
+    [*((name, "off") for name in RMS), ("fp32", "auto"), ("bf16", "auto"), ("bf16", "max")],
 )
-@pytest.mark.parametrize("compile", ["off", "auto", "max"])
-def test_a_graphics_card_gives_the_same_images(precision, bound, compile):
+def test_a_gpu_gives_the_same_images(precision, compile):
     x_T, _ = inputs(16)
     how = {"solver": pndm.solvers.plms(), "schedule": pndm.schedules.linear(), "steps": 10}
     exact = digits(precision="fp64")
     expected = pndm.sample(exact, exact.state_of(x_T), **how)
     runner = digits(device=torch.device("cuda"), precision=precision, compile=compile)
     result = pndm.sample(runner, runner.state_of(x_T), **how)
-    assert difference(result.double().cpu(), expected) < bound
+    assert (result.double().cpu() - expected).square().mean().sqrt() < RMS[precision]
     assert runner.mode == {"off": None, "auto": "default", "max": "max-autotune"}[compile]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@torch.no_grad()
+def test_the_bounds_of_a_gpu_hold_on_a_cpu(precision):
+    """With room, and they are not so wide that a wrong precision would pass."""
+    x_T, _ = inputs(16)
+    how = {"solver": pndm.solvers.plms(), "schedule": pndm.schedules.linear(), "steps": 10}
+    exact, runner = digits(precision="fp64"), digits(precision=precision)
+    expected = pndm.sample(exact, exact.state_of(x_T), **how)
+    error = (pndm.sample(runner, runner.state_of(x_T), **how) - expected).square().mean().sqrt()
+    assert RMS[precision] / 100 < error < RMS[precision] / 2
 
 
 @needs_cuda
