@@ -74,7 +74,8 @@ def integrate(
         gain = -0.5 / (1 - alpha_bar).sqrt()
         p, q = as_noise(prediction, alpha_bar)
         of_x, of_output = ((c + 0 * v).to(x)[:, None] for c in (0.5 + gain * p, gain * q))
-        return of_x * x + of_output * evaluate(t.to(x), x)
+        result: Tensor = of_x * x + of_output * evaluate(t.to(x), x)
+        return result
 
     clock = torch.promote_types(x_T.dtype, torch.float32)
     begin = torch.full((len(x_T),), u_first, dtype=clock, device=x_T.device)

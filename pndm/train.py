@@ -15,7 +15,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ WIDE = 32
 """From so many channels on, channels_last trains faster (measured)."""
 
 
-def loss(model: nn.Module, x_0: Tensor, alpha_bar: Tensor) -> Tensor:
+def loss(model: Callable[[Tensor, Tensor], Tensor], x_0: Tensor, alpha_bar: Tensor) -> Tensor:
     """Mean squared error of the predicted noise, eq. 14; x_0 [B, C, H, W], alpha_bar [T]."""
     count, timesteps = len(x_0), len(alpha_bar)
     strata = (torch.arange(count) + torch.rand(count)) / count

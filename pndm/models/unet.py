@@ -85,7 +85,7 @@ class TimeEmbedding(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "TimeEmbedding":
         """Move or cast the parameters; the rates move with them and stay float32."""
         super()._apply(fn, recurse)
-        self.rates = self.rates.to(self.dense[0].weight.device)
+        self.rates = self.rates.to(next(self.parameters()).device)
         return self
 
     def forward(self, t: Tensor, dtype: torch.dtype) -> Tensor:
