@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.arguments import command, split
-from pndm._errors import PndmError, one_line
+from pndm._errors import MissingFile, PndmError, one_line
 from pndm.config.build import build_solver
 from pndm.config.compose import compose_runs
 from pndm.config.schema import ConfigError, Run
@@ -243,6 +243,26 @@ def first_cell(dataset: str, schedule: str, seed: int, more: Sequence[str]) -> l
     return compose_runs(overrides(dataset, schedule, seed, line, more))
 
 
+def get_ready(dataset: str, schedules: Sequence[str], seed: int, more: Sequence[str]) -> None:
+    """Fetch and compute what the table needs; PndmError without weights, or without a reference.
+
+    A table without FIDs has to be asked for by fid=off.
+    """
+    from pndm.runs.job import Job
+    from pndm.runs.measure import Skipped, load_evaluator
+    from pndm.runs.prepare import prepare
+
+    runs = [run for schedule in schedules for run in first_cell(dataset, schedule, seed, more)]
+    reasons = prepare(runs)
+    for run in runs:
+        job = Job(run)
+        job.load_weights()
+        evaluator = load_evaluator(run, job.device)
+        if isinstance(evaluator, Skipped) and run.fid != "off":
+            reason = (reasons or [evaluator.reason])[0]
+            raise MissingFile(f"{reason}; fid=off makes a table of images alone")
+
+
 def trained_schedules(dataset: str) -> Iterator[str]:
     """The table's schedules for which a dataset has weights."""
     (cfg,) = compose_runs([f"dataset={dataset}"])
@@ -253,14 +273,12 @@ def trained_schedules(dataset: str) -> Iterator[str]:
 def main(words: Sequence[str]) -> None:
     """Print the plan, then run its missing cells."""
     from pndm.cost import load_runner, time_network
-    from pndm.runs.job import Job
 
     own, more = parse(words)
     schedules, seeds = selection(own)
     schedules = schedules or tuple(trained_schedules(own["dataset"]))
-    for schedule in schedules if own["only"] != "plan" else ():
-        for cfg in first_cell(own["dataset"], schedule, seeds[0], more):
-            Job(cfg).load_weights()
+    if own["only"] != "plan":
+        get_ready(own["dataset"], schedules, seeds[0], more)
     todo = tasks(own["dataset"], schedules, seeds, more)
     first = todo[0].cfg
     show_plan(todo, time_network(first, load_runner(first), seconds=2).seconds)
