@@ -265,6 +265,7 @@ def _from_web(url: str, remote: Remote, partial: Path, progress: bool) -> None:
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
         if total is None or not partial.exists():
             reason = one_line(getattr(error.args[0], "reason", error) if error.args else error)
+            reason = reason.rpartition("): ")[2]  # without the connection's own name
             raise Unavailable(f"cannot fetch {url} ({reason}): {remote.by_hand}") from None
     size = partial.stat().st_size
     if total is not None and size > total:

@@ -32,6 +32,7 @@ def prepare(runs: Sequence[Run], compute: bool = True) -> list[str]:
     """
     mirror()  # refuses an address that is none
     missing, offline = all_missing(runs), any(run.fetch == "off" for run in runs)
+    first = {need: run for run in reversed(runs) for need in needs(run)}
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
         refuse_missing_weights(missing)
@@ -42,7 +43,7 @@ def prepare(runs: Sequence[Run], compute: bool = True) -> list[str]:
     for need in missing:
         if {need.name, ""} & failed:
             continue
-        run = next(run for run in runs if need in needs(run))
+        run = first[need]
         try:
             if need.kind in FETCHED:
                 fetch(need, run.progress, offline)
