@@ -51,9 +51,6 @@ from pndm.runs import measure
 from pndm.runs.job import Job
 from pndm.runs.record import SCHEMA
 
-SAMPLES = {"digits": fid_by_steps.ALL_DIGITS}
-"""The number of images per cell, by dataset; 50,000 for all others."""
-
 DEPENDENT_PAGES = (schedules, trajectory_error)
 """Pages of other measurements that also show cells of the main table."""
 
@@ -152,7 +149,7 @@ def choose(reading: Records, codes: Sequence[str] = (), samples: int | None = No
     frame, notes = reading.frame, list(reading.notes)
     if codes:
         frame = leave_out(frame, frame["code"].isin(codes), notes, "of other code")
-    expected = frame["dataset"].map(lambda name: samples or SAMPLES.get(name, 50_000))
+    expected = frame["dataset"].map(lambda name: samples or fid_by_steps.SAMPLES.get(name, 50_000))
     frame = leave_out(frame, frame["samples"] == expected, notes, "of another number of images")
     require_one_kind(frame, codes)
     rank = frame["status"].map({"complete": 2, "failed": 1}).fillna(0)

@@ -35,10 +35,10 @@ RATE = 50e12
 def plan(dataset: str, schedules: Sequence[str], seeds: Sequence[int]) -> pd.DataFrame:
     """Cells, evaluations and hours, on this device and on a GPU, by schedule and method."""
     (cfg,) = compose_runs([f"dataset={dataset}"])
-    samples = fid_by_steps.ALL_DIGITS if dataset == "digits" else cfg.samples
+    samples = fid_by_steps.SAMPLES.get(dataset, cfg.samples)
     seconds = {name: seconds_per_evaluation(dataset, name) for name in schedules}
     rows = []
-    for cell in fid_by_steps.cells(schedules, seeds):
+    for cell in fid_by_steps.cells(schedules, seeds, dataset):
         nfe = build_solver({"name": cell.solver}).nfe(cell.steps) or PF_NFE
         each = flops(cfg.dataset.models[cell.schedule])
         row = {"schedule": cell.schedule, "method": cell.solver, "cells": 1}
