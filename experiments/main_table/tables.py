@@ -47,11 +47,8 @@ def label(line: Line) -> str:
     if line.solver == "pf":
         words = dict(word.split("=") for word in line.options.split())
         return f"PF, tolerance {float(words.get('solver.rtol', 1e-5)):.0e}".replace("e-0", "e-")
-    name = (
-        NAMES.get(line.solver)
-        or TWINS.get(line.options)
-        or " ".join([line.solver, line.options.replace("solver.", "")])
-    )
+    name = NAMES.get(line.solver) or TWINS.get(line.options)
+    name = name or f"{line.solver} {line.options.replace('solver.', '')}"
     return name.strip() + (f", {line.grid}" if line.grid != "leading" else "")
 
 
@@ -190,8 +187,8 @@ def caption(results: Results, dataset: str) -> str:
         floor = results.floor(dataset)
         if floor is not None:
             origin += (
-                f" {HELD_OUT[dataset]} would score about {floor:.2f}; the networks were trained on "
-                "the reference itself, so they can score lower."
+                f" {HELD_OUT[dataset]} would score about {floor:.2f}; the networks were trained "
+                "on the reference itself, so they can score lower."
             )
     numbers = published()
     if dataset in set(numbers["dataset"]):
