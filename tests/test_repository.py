@@ -40,7 +40,7 @@ OWNERS = {
 }
 """Packages that only these files import."""
 
-SUPPORT = ("_errors", "_files", "_devices", "_memory", "_provenance", "_tf32")
+SUPPORT = ("_devices", "_download", "_errors", "_files", "_memory", "_provenance", "_tf32")
 """Private support, which imports nothing of the package but itself."""
 
 BELOW = {
