@@ -1,9 +1,17 @@
 """Devices: resolve and check the device of a run."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from pndm._errors import InputError
+from pndm._errors import DeviceError, InputError
+
+LOST = (
+    *("busy or unavailable", "no CUDA-capable device", "No CUDA GPUs are available"),
+    *("uncorrectable ECC", "unspecified launch failure", "CUDA driver error: unknown"),
+)
+"""What CUDA says of a GPU that is gone, broken or taken."""
 
 
 def resolve_device(name: str) -> str:
@@ -63,6 +71,20 @@ def copy_to(tensor: Any, device: Any) -> Any:
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+@contextmanager
+def device_errors(device: Any) -> Iterator[None]:
+    """Raise the loss of a GPU as DeviceError, in one line; other errors are bugs."""
+    try:
+        yield
+    except RuntimeError as error:
+        said = next((text for text in LOST if text in str(error)), None)
+        if said is None:
+            raise
+        raise DeviceError(
+            f"{device} is lost ({said}): what is finished is kept, the same command continues"
+        ) from error
 
 
 def synchronize(device: Any) -> None:

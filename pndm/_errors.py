@@ -39,6 +39,10 @@ class MemoryLimit(PndmError, MemoryError):
     """One image does not fit into the memory of its device."""
 
 
+class DeviceError(PndmError, RuntimeError):
+    """A GPU that is gone, or that others keep to themselves."""
+
+
 def one_line(error: BaseException) -> str:
     """The message of an error in one line."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,8 +1,12 @@
 """Out of memory: how its errors are recognised, and what gives memory back."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+
+from pndm._errors import MemoryLimit
 
 MESSAGES = (
     "out of memory",
@@ -31,3 +35,17 @@ def free_memory(device: Any) -> None:
     """Give cached memory back to the GPU; call it when no traceback holds tensors any more."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+@contextmanager
+def memory_for(what: str, device: Any) -> Iterator[None]:
+    """Raise MemoryLimit where what the block moves to a device does not fit into it."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MemoryLimit(
+            f"{what} does not fit into the free memory of {device}: free some, or use another "
+            "device"
+        ) from None

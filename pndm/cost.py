@@ -144,6 +144,7 @@ def time_adaptive(cfg: Run, runner: Runner, seconds: float) -> tuple[float, Timi
         size = BatchSize(min(cfg.batch_size, cfg.samples, SHARD), Path(folder))
         while True:
             time_evaluations(runner, BatchSize(batch, Path(folder)), 0)
+            batch = min(batch, size.now)
             began = time.monotonic()
             _, nfe = sample_batches(cfg, runner, range(batch), size, lambda images: None)
             duration = time.monotonic() - began

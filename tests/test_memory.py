@@ -265,3 +265,93 @@ def copies(monkeypatch):
             self.device = device
 
     monkeypatch.setattr(Runner, "state_of", state_of)
+
+
+# Where nothing fits, or nothing is left
+
+
+def test_a_network_that_does_not_fit_is_told_in_a_line(monkeypatch):
+    from pndm.runs import network
+
+    def full(*arguments):
+        raise KINDS["accelerator"]
+
+    monkeypatch.setattr(network, "Runner", full)
+    network.cached_runner.cache_clear()
+    with pytest.raises(MemoryLimit, match="digits_linear does not fit into the free memory of"):
+        network.cached_runner("digits_linear", None, "auto", None, CPU, "fp32", "off")
+
+
+def test_an_extractor_that_does_not_fit_is_told_in_a_line(monkeypatch):
+    def full(*arguments):
+        raise KINDS["allocator"]
+
+    monkeypatch.setitem(features.EXTRACTORS, "digits", full)
+    with pytest.raises(MemoryLimit, match="the network of digits features does not fit"):
+        load_extractor("digits")
+
+
+@pytest.mark.parametrize("solver", ["plms", "pf"])
+def test_the_cost_of_a_run_is_that_of_batches_that_fit(solver, network, monkeypatch):
+    from pndm import cost
+
+    fail_above(network, 4, KINDS["cudnn"], monkeypatch)
+    cfg = run(f"solver={solver}", "samples=64", "batch_size=64")
+    timing = (
+        cost.time_adaptive(cfg, network, 1e9)[1]
+        if solver == "pf"
+        else cost.time_network(cfg, network, 0.1)
+    )
+    assert timing.batch == 4 and timing.seconds > 0
+
+
+def test_the_cost_leaves_out_the_first_call(network, monkeypatch):
+    """Which compiles, on a GPU for longer than a short run takes."""
+    import time
+
+    from pndm import cost
+
+    clock, sizes = [0.0], set()
+
+    def evaluate(self, x, t):
+        clock[0] += 0.001 * len(x) if len(x) in sizes else 1000.0
+        sizes.add(len(x))
+        return x
+
+    monkeypatch.setattr(Runner, "_evaluate", evaluate)
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    cfg = run("samples=8", "batch_size=8")
+    assert cost.time_network(cfg, network, 0.1).seconds == pytest.approx(0.001)
+    sizes.clear()
+    _, timing = cost.time_adaptive(run("solver=pf", "samples=8", "batch_size=8"), network, 60.0)
+    assert timing.seconds == pytest.approx(0.001)
+
+
+def test_the_cost_counts_finished_calls(network, tmp_path, monkeypatch):
+    """A GPU's calls return when they are launched: each is waited for."""
+    from pndm.runs import timing
+
+    events, plain = [], Runner._evaluate
+    monkeypatch.setattr(
+        Runner, "_evaluate", lambda *given: events.append("launched") or plain(*given)
+    )
+    monkeypatch.setattr(timing, "synchronize", lambda device: events.append("waited"))
+    time_evaluations(network, BatchSize(2, tmp_path), 0.01)
+    assert events == ["launched", "waited"] * (len(events) // 2) and len(events) > 4
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("CUDA error: CUDA-capable device(s) is/are busy or unavailable", "DeviceError"),
+        ("CUDA error: uncorrectable ECC error encountered", "DeviceError"),
+        ("CUDA error: device-side assert triggered", "RuntimeError"),
+    ],
+)
+def test_a_lost_gpu_is_told_in_a_line_and_bugs_are_not(said, kind):
+    from pndm._devices import device_errors
+
+    with pytest.raises(RuntimeError) as error, device_errors(torch.device("cuda", 0)):
+        raise RuntimeError(f"{said}\nCompile with TORCH_USE_CUDA_DSA")
+    assert type(error.value).__name__ == kind
+    assert kind == "RuntimeError" or "\n" not in str(error.value)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pndm import models
 from pndm._devices import copy_to
-from pndm._memory import free_memory, is_out_of_memory
+from pndm._memory import free_memory, is_out_of_memory, memory_for
 from pndm._tf32 import tf32
 from pndm.models.unet import UNet
 
@@ -122,4 +122,5 @@ def cached_runner(
 ) -> Runner:
     """Return the runner of a network; the last one is cached for the next run."""
     network = load_network(name, architecture, format, state)
-    return Runner(copy.deepcopy(network), device, precision, compile)
+    with memory_for(name, device):
+        return Runner(copy.deepcopy(network), device, precision, compile)

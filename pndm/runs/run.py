@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from pndm._devices import device_errors
 from pndm._errors import FileError, InputError
 from pndm._files import file_lock, make_folder, write_atomic, write_json
 from pndm.config.build import build_solver
@@ -80,7 +81,8 @@ def run_locked(job: Job, metadata: dict[str, Any], began: float) -> Path:
     settings |= {"name": name, "group": metadata["sweep"], "config": metadata}
     try:
         with WandbLogger(cfg.wandb.mode or "offline", folder, **settings) as logger:
-            results = sample_and_evaluate(job)
+            with device_errors(job.device):
+                results = sample_and_evaluate(job)
             results["seconds"]["total"] = round(time.monotonic() - began, 3)
             record = {**metadata, **results, "status": "complete", "wandb": logger.sync}
             logger.log({"fid": record["fid"]["value"], "nfe": record["nfe"], **record["seconds"]})
