@@ -296,7 +296,8 @@ def test_the_cost_of_a_run_is_that_of_batches_that_fit(solver, network, monkeypa
     from pndm import cost
 
     fail_above(network, 4, KINDS["cudnn"], monkeypatch)
-    cfg = run(f"solver={solver}", "samples=64", "batch_size=64")
+    loose = ["solver.rtol=1", "solver.atol=1"] if solver == "pf" else []
+    cfg = run(f"solver={solver}", "samples=64", "batch_size=64", *loose)
     timing = (
         cost.time_adaptive(cfg, network, 1e9)[1]
         if solver == "pf"
@@ -323,7 +324,8 @@ def test_the_cost_leaves_out_the_first_call(network, monkeypatch):
     cfg = run("samples=8", "batch_size=8")
     assert cost.time_network(cfg, network, 0.1).seconds == pytest.approx(0.001)
     sizes.clear()
-    _, timing = cost.time_adaptive(run("solver=pf", "samples=8", "batch_size=8"), network, 60.0)
+    loose = run("solver=pf", "solver.rtol=1", "solver.atol=1", "samples=8", "batch_size=8")
+    _, timing = cost.time_adaptive(loose, network, 60.0)
     assert timing.seconds == pytest.approx(0.001)
 
 
