@@ -231,3 +231,37 @@ def test_all_noise_is_copied_so(solver, monkeypatch, tmp_path):
     sample_batches(cfg, runner, range(3), BatchSize(3, tmp_path), lambda images: None)
     rows = 4 if solver == "ddpm" else 0  # the last row adds none
     assert copied == [(3, 1, 8, 8)] * (1 + rows)
+
+
+@pytest.mark.parametrize("solver", ["plms", "ddpm", "dpmpp_2m", "unipc"])
+def test_a_batch_waits_for_the_gpu_at_its_end_only(solver, monkeypatch):
+    """The number of waits does not depend on that of evaluations."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    from pndm.runs.batches import sample_batch
+
+    waits = []
+
+    class Waits(TorchDispatchMode):
+        def __torch_dispatch__(self, operation, types, arguments=(), given=None):
+            if "local_scalar" in str(operation) or "nonzero" in str(operation):
+                waits.append(str(operation))
+            return operation(*arguments, **(given or {}))
+
+    for method in ("tolist", "numpy", "cpu"):
+        plain = getattr(torch.Tensor, method)
+        monkeypatch.setattr(
+            torch.Tensor,
+            method,
+            lambda self, *given, plain=plain: waits.append("read") or plain(self, *given),
+        )
+    counts = []
+    for steps in (4, 9):
+        cfg = run(f"solver={solver}", f"steps={steps}", "device=cpu", "samples=3")
+        runner = Job(cfg).network
+        for _ in range(2):  # the first one also makes the plan
+            waits.clear()
+            with Waits():
+                sample_batch(cfg, runner, range(3), lambda images: None)
+        counts.append(len(waits))
+    assert counts[0] == counts[1] <= 4
