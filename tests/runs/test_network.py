@@ -181,7 +181,7 @@ with torch.no_grad():
 
 @pytest.mark.slow
 def test_the_record_names_what_was_compiled(run, monkeypatch):
-    monkeypatch.setattr(torch, "compile", lambda network, mode: network)
+    monkeypatch.setattr(torch, "compile", lambda network, **how: network)
     assert run("compile=auto")["compile"] == "off"  # on a processor it would not pay
     cached_runner.cache_clear()
     assert run("compile=max", "seed=1")["compile"] == "max-autotune-no-cudagraphs"
