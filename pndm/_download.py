@@ -80,7 +80,8 @@ class Remote:
     @property
     def by_hand(self) -> str:
         """Instructions for a manual download."""
-        return f"get {self.page} with a browser and put it at {self.path}{self.others}"
+        later = f"; {self.again} tries again" if self.again.startswith("python") else ""
+        return f"get {self.page} with a browser and put it at {self.path}{self.others}{later}"
 
 
 def download(remote: Remote, progress: bool = True) -> Path:
