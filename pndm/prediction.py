@@ -1,7 +1,7 @@
 """Prediction types: the noise e = p·x + q·output that the solvers combine."""
 
 import math
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from pndm._errors import InputError
 from pndm.schedules import Node
@@ -16,7 +16,12 @@ def as_noise(prediction: Prediction, alpha_bar: float) -> tuple[float, float]:
     velocity: e = √(1−ᾱ)·x + √ᾱ·v, of v = √ᾱ·e − √(1−ᾱ)·x_0 (Salimans & Ho 2022)
     ᾱ in (0, 1). InputError for an unknown prediction type.
     """
-    signal, noise = math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar)
+    p, q = of_levels(prediction, math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar))
+    return float(p), float(q)
+
+
+def of_levels(prediction: Prediction, signal: Any, noise: Any) -> tuple[Any, Any]:
+    """The same (p, q) from √ᾱ and √(1−ᾱ), which may be tensors."""
     match prediction:
         case "noise":
             return 0.0, 1.0

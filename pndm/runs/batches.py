@@ -10,7 +10,7 @@ from torch import Tensor
 from pndm import noise
 from pndm._errors import MemoryLimit, NonFiniteError
 from pndm._files import make_folder, write_atomic
-from pndm.config.build import build_schedule, build_solver
+from pndm.config.build import build_method, build_schedule
 from pndm.config.schema import Run
 from pndm.data import images
 from pndm.execute import Denoiser
@@ -93,10 +93,8 @@ def sample_batch(
     solution = solve(
         denoiser,
         network.state_of(noise.initial_noise(seeds, shape)),
-        solver=build_solver(cfg.solver),
+        **build_method(cfg),
         schedule=build_schedule(cfg.schedule, cfg.convention),
-        steps=cfg.steps,
-        grid=cfg.grid,
         prediction=cfg.model.prediction,
         noise=noise.step_noise(seeds, shape),
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pndm import learned
 from pndm._devices import resolve_device
 from pndm._errors import MissingFile
 from pndm._files import file_state
@@ -41,8 +42,14 @@ class Job:
 
     @cached_property
     def key(self) -> str:
-        """A hash of what determines an image (see `pndm.runs.identity`)."""
-        return image_key(self.cfg, locations.weights_sha256(self.weights))
+        """A hash of what determines an image (see `pndm.runs.identity`).
+
+        InputError where a learned plan was fitted to other weights.
+        """
+        sha256 = locations.weights_sha256(self.weights)
+        if self.cfg.plan is not None:
+            learned.read(self.cfg.plan, self.cfg.override).require_network(sha256)
+        return image_key(self.cfg, sha256)
 
     @cached_property
     def folder(self) -> Path:
@@ -103,6 +110,7 @@ class Job:
     def load_weights(self) -> None:
         """Load the weights; CheckpointError if they are missing, damaged or of another network."""
         load_network(*self._source)
+        self.key  # refuses a plan of another network
 
     @cached_property
     def network(self) -> Runner:
