@@ -26,7 +26,7 @@ SCHEMA = 1
 """The version of the file's keys."""
 
 PARTS = ("times", "weights", "clock")
-"""What can be learned: the t_i, the w_ij, and the offsets of the times that the network is given."""
+"""What can be learned: the t_i, the w_ij, and offsets of the times that the network is given."""
 
 FIRST_SEED_SET = 10**6
 """The seed sets from here on are for fitting and validation, those below are left for judging."""
@@ -72,7 +72,9 @@ class Learned:
             if len(row) != i + 1:
                 raise InputError(f"row {i} has {len(row)} weights, but must have {i + 1}")
         if any(not t.time > s.time for t, s in pairwise(self.nodes)) or self.nodes[-2].time < 0:
-            raise InputError("the times of the nodes must descend, and stay above 0 up to the last")
+            raise InputError(
+                "the times of the nodes must descend, and stay above 0 up to the last"
+            )
         if any(not 0 < t.alpha_bar <= s.alpha_bar <= 1 for t, s in pairwise(self.nodes)):
             raise InputError("ᾱ must be in (0, 1] and must not fall from node to node")
         if self.nodes[-2].alpha_bar == 1 or min(self.times) < 0:
@@ -154,7 +156,10 @@ class Learned:
         try:
             return cls(
                 str(content["name"]),
-                tuple(Node(_number(n["time"]), _number(n["alpha_bar"]), 0.0) for n in content["nodes"]),
+                tuple(
+                    Node(_number(n["time"]), _number(n["alpha_bar"]), 0.0)
+                    for n in content["nodes"]
+                ),
                 tuple(_number(row["time"]) for row in content["rows"]),
                 tuple(tuple(map(_number, row["weights"])) for row in content["rows"]),
                 content["prediction"],

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pndm import plans
 from pndm._errors import InputError
 from pndm.execute import Denoiser, describe_tensor, execute
 from pndm.grids import Grid
-from pndm import plans
 from pndm.plans import Plan, require
 from pndm.prediction import Prediction
 from pndm.schedules import Schedule
@@ -54,6 +54,8 @@ def solve(
             raise InputError("a plan takes the place of solver, steps and grid: leave them out")
         rows = plan if isinstance(plan, Plan) else plans.load(plan)
         solver = rows.solver
+    elif solver is None:
+        raise InputError("give a solver, such as solver=pndm.solvers.plms(), or a plan")
     require(solver, schedule)
     if not isinstance(x_T, Tensor) or not x_T.ndim or not x_T.is_floating_point():
         raise InputError(

@@ -26,7 +26,7 @@ from pndm.config.schema import IMAGES_PER_SEED, Fit
 from pndm.fit import teacher
 from pndm.fit.loss import Loss
 from pndm.fit.student import Student
-from pndm.learned import FIRST_SEED_SET, PARTS, Learned
+from pndm.learned import FIRST_SEED_SET, PARTS
 from pndm.models import locations, registry
 from pndm.plans import plan
 from pndm.runs.network import Runner
@@ -103,8 +103,8 @@ def fit(cfg: Fit) -> Path:
     count = cfg.iterations if cfg.learn else 0
     first = state["iteration"]
     batches = batch_indices(cfg.images, cfg.batch_size, cfg.seed, first)
-    bar = tqdm(range(first, count), initial=first, total=count, desc=out.name, mininterval=1)
-    bar.disable = bar.disable or not cfg.progress
+    shown: dict[str, Any] = {"desc": out.name, "mininterval": 1, "disable": not cfg.progress}
+    bar = tqdm(range(first, count), initial=first, total=count, **shown)
     for iteration in bar:
         indices = next(batches)
         x_T, x_0 = (part[indices] for part in fitting)

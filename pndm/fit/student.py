@@ -21,12 +21,13 @@ MIN_GAP = 1e-3
 class Student(nn.Module):
     """x̃_{i+1} = x̃_i + (ρ_{i+1} − ρ_i)·Σ_{j≤i} w_ij·e_j, e_j = network(x_j, t_j + offset_j).
 
-    The numbers stay on the CPU, wherever the images are. It begins with the numbers of a plan (see `pndm.plans.to_learned`). Those in `learn` are
-    parameters, float64, the others constants: `logits` [N+1] of the gaps between T−1, t_0 … t_N
-    (or 0, where the plan ends in the image), `weights` [N, N] below the diagonal, `offsets` [N].
-    Gaps are a softmax of the logits, so the times always descend. Weights that are not learned
-    stay what they are when the times move. InputError for a plan of another method, and for
-    unknown parts.
+    It begins with the numbers of a plan (see `pndm.plans.to_learned`). Those in `learn` are
+    parameters, the others constants: `logits` [N+1] of the gaps between T−1, t_0 … t_{N−1} and 0
+    (or the end, where that is above 0), `weights` [N, N] below the diagonal, `offsets` [N], all
+    float64 and on the CPU. Gaps are a softmax of the logits, so the times always descend. Weights
+    that are not learned stay what they are when the times move. With `recompute` the evaluations
+    are made again in the backward pass instead of being kept. InputError for a plan of another
+    method, and for unknown parts.
     """
 
     def __init__(
@@ -52,8 +53,9 @@ class Student(nn.Module):
         for i, row in enumerate(self.table.weights):
             weights[i, : i + 1] = torch.tensor(row, dtype=torch.float64)
         self.low, self.high = max(self.end.time, 0.0), float(schedule.timesteps - 1)
-        self.register_buffer("fixed_times", times)
-        gaps = -torch.diff(times, prepend=times.new_tensor([self.high]), append=times.new_tensor([self.low]))
+        self.fixed_times = times
+        ends = times.new_tensor([self.high]), times.new_tensor([self.low])
+        gaps = -torch.diff(times, prepend=ends[0], append=ends[1])
         logits = gaps.clamp(min=MIN_GAP * (self.high - self.low)).log()
         self.learn = frozenset(learn)
         self.logits = nn.Parameter(logits, requires_grad="times" in learn)
@@ -79,12 +81,14 @@ class Student(nn.Module):
 
     def forward(self, network: Denoiser, x_T: Tensor) -> Tensor:
         """The images x_0 [B, ...] in the dtype of x_T [B, ...], differentiable."""
-        times, told = self.times, self.network_times
+        times = self.times
+        dtype = torch.promote_types(x_T.dtype, torch.float32)
+        network_times = self.network_times.to(x_T.device, dtype)
         alphas = [alpha_bar(self.schedule, t) for t in times]
         alphas.append(torch.tensor(self.end.alpha_bar, dtype=torch.float64))
         x, evaluations = x_T, []
         for i, (a, b) in enumerate(pairwise(alphas)):
-            t = told[i].to(x_T.device, torch.promote_types(x_T.dtype, torch.float32)).expand(len(x_T))
+            t = network_times[i].expand(len(x_T))
             if self.recompute:
                 output = checkpoint(network, x, t, use_reentrant=False)
             else:

@@ -27,7 +27,9 @@ BATCH = 256
 """Images solved at once, at most."""
 
 
-def fine_plan(schedule: Schedule, steps: int, start: float, end: float, prediction: Prediction) -> Plan:
+def fine_plan(
+    schedule: Schedule, steps: int, start: float, end: float, prediction: Prediction
+) -> Plan:
     """Heun's method on at most so many steps between whole times, denser towards the image.
 
     ᾱ of a table has a kink at each whole time, where a step of order 2 must end.

@@ -44,12 +44,16 @@ class Job:
     def key(self) -> str:
         """A hash of what determines an image (see `pndm.runs.identity`).
 
-        InputError where a learned plan was fitted to other weights.
+        InputError as for `require_plan`.
         """
-        sha256 = locations.weights_sha256(self.weights)
+        self.require_plan()
+        return image_key(self.cfg, locations.weights_sha256(self.weights))
+
+    def require_plan(self) -> None:
+        """Raise InputError where the learned plan, if any, was fitted to other weights."""
         if self.cfg.plan is not None:
-            learned.read(self.cfg.plan, self.cfg.override).require_network(sha256)
-        return image_key(self.cfg, sha256)
+            table = learned.read(self.cfg.plan, self.cfg.override)
+            table.require_network(locations.weights_sha256(self.weights))
 
     @cached_property
     def folder(self) -> Path:
@@ -110,7 +114,7 @@ class Job:
     def load_weights(self) -> None:
         """Load the weights; CheckpointError if they are missing, damaged or of another network."""
         load_network(*self._source)
-        self.key  # refuses a plan of another network
+        self.require_plan()
 
     @cached_property
     def network(self) -> Runner:
