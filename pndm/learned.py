@@ -73,7 +73,7 @@ class Learned:
                 raise InputError(f"row {i} has {len(row)} weights, but must have {i + 1}")
         if any(not t.time > s.time for t, s in pairwise(self.nodes)) or self.nodes[-2].time < 0:
             raise InputError(
-                "the times of the nodes must descend, and stay above 0 up to the last"
+                "the times of the nodes must descend, and only the last may be below 0"
             )
         if any(not 0 < t.alpha_bar <= s.alpha_bar <= 1 for t, s in pairwise(self.nodes)):
             raise InputError("ᾱ must be in (0, 1] and must not fall from node to node")
@@ -85,7 +85,7 @@ class Learned:
     @property
     def digest(self) -> str:
         """A hash of everything that determines its images, but for the network."""
-        numbers = [self.nodes, self.times, self.weights, self.prediction]
+        numbers = [[node[:2] for node in self.nodes], self.times, self.weights, self.prediction]
         return hashlib.sha256(json.dumps(numbers).encode()).hexdigest()
 
     @property

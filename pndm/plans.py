@@ -205,7 +205,8 @@ def to_learned(plan: Plan, name: str, prediction: Prediction = "noise") -> Learn
         gain, terms = solver.transfer.move(t, s).gain, dict(plan.rows[i].base.terms)
         row = [terms.get(j, 0.0) / gain if gain else float(j == i) for j in range(i + 1)]
         weights.append(tuple(row))
-    return Learned(name, plan.nodes, plan.times, tuple(weights), prediction)
+    nodes = tuple(node._replace(slope=0.0) for node in plan.nodes)
+    return Learned(name, nodes, plan.times, tuple(weights), prediction)
 
 
 def require_multistep(solver: Solver | ProbabilityFlow) -> None:

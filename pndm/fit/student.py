@@ -109,7 +109,7 @@ class Student(nn.Module):
         rows = (tuple(row[: i + 1]) for i, row in enumerate(self.weights.tolist()))
         return Learned(
             self.table.name,
-            (*(Node(t, a, 0.0) for t, a, _ in nodes), self.end._replace(slope=0.0)),
+            (*(Node(t, a, 0.0) for t, a, _ in nodes), self.end),
             tuple(self.network_times.tolist()),
             tuple(rows),
             self.prediction,
