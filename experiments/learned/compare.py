@@ -125,7 +125,7 @@ def measure(cell: Cell, more: Sequence[str]) -> dict:
     if known is not None:
         row = results.row(DATASET, paper)
         taken = {name: row[name] for name in ("se", "samples", "code", "commit")}
-        return {**key, "fid": known["fid"], **taken, **known[list(WITHOUT)]}
+        return {**key, "fid": known["fid"], "rmse": None, **taken, **known[list(WITHOUT)]}
     words = [f"dataset={DATASET}", f"schedule={cell.schedule}", *cell.words.split()]
     words += [f"seed={cell.seed}", f"samples={SAMPLES}", "progress=false", *more]
     (cfg,) = compose_runs(words)
@@ -156,7 +156,8 @@ def main(words: Sequence[str]) -> None:
     """Measure missing cells."""
     own, more = split(words, {"only": "", "seed": "", "nfe": ""})
     for cell in cells():
-        kind = {"l": "learned"}.get(cell.method[0], "fine" if cell.method in FINE else "fixed")
+        kinds = {**dict.fromkeys(FINE, "fine"), **dict.fromkeys(FIXED, "fixed")}
+        kind = kinds.get(cell.method, "learned")
         wanted = {"only": kind, "seed": str(cell.seed), "nfe": str(cell.nfe)}
         if any(own[key] not in ("", value) for key, value in wanted.items()):
             continue
@@ -165,7 +166,7 @@ def main(words: Sequence[str]) -> None:
         if (cell.schedule, cell.method, cell.nfe, cell.seed) in known:
             continue
         print(f"{cell.schedule} {cell.method} {cell.nfe} seed {cell.seed}", flush=True)
-        new = pd.DataFrame([measure(cell, more)])[[c for c in COLUMNS]]
+        new = pd.DataFrame([measure(cell, more)])[COLUMNS]
         table = pd.concat([table, new]) if len(table) else new
         ordered = table.sort_values(KEY, ignore_index=True)
         write_atomic(PATH, lambda partial, t=ordered: t.to_csv(partial, index=False))
