@@ -161,12 +161,12 @@ def main(words: Sequence[str]) -> None:
         wanted = {"only": kind, "seed": str(cell.seed), "nfe": str(cell.nfe)}
         if any(own[key] not in ("", value) for key, value in wanted.items()):
             continue
-        table = load()
-        known = set(table[KEY].itertuples(index=False, name=None))
+        known = set(load()[KEY].itertuples(index=False, name=None))
         if (cell.schedule, cell.method, cell.nfe, cell.seed) in known:
             continue
         print(f"{cell.schedule} {cell.method} {cell.nfe} seed {cell.seed}", flush=True)
         new = pd.DataFrame([measure(cell, more)])[COLUMNS]
+        table = load()  # now, as several of these commands may run at once
         table = pd.concat([table, new]) if len(table) else new
         ordered = table.sort_values(KEY, ignore_index=True)
         write_atomic(PATH, lambda partial, t=ordered: t.to_csv(partial, index=False))

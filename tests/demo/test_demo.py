@@ -154,7 +154,7 @@ def test_a_learned_plan_is_a_method(networks):
     assert (result.name, result.nfe) == ("learned, 5 steps", 5)
     assert result.times == [node.time for node in plan.nodes]
     assert summary(LEARNED) and not has_orders(LEARNED)
-    with pytest.raises(InputError, match=r"plans of digits_linear have these numbers of steps: .*5"):
+    with pytest.raises(InputError, match="digits_linear have these numbers of steps: .*5"):
         compare(networks, [Method(LEARNED, 50)], setting)
     with pytest.raises(InputError, match="has its own times"):
         compare(networks, [Method(LEARNED, 5)], setting._replace(times="900, 0, -1"))
