@@ -34,6 +34,7 @@ from pndm.models.unet import UNet
 from pndm.plans import plan
 from pndm.runs.batches import BatchSize, sample_batch
 from pndm.runs.job import Job
+from pndm.runs.needs import all_missing, format_bytes
 from pndm.runs.network import Runner
 from pndm.runs.shards import SHARD
 from pndm.runs.timing import Timing, time_evaluations
@@ -76,17 +77,23 @@ def predict(cfg: Run, seconds: float = SECONDS) -> Cost:
         nfe = plan(solver, schedule, cfg.steps, cfg.grid, cfg.model.prediction).nfe
         timing = time_network(cfg, runner, seconds)
     evaluations = nfe * cfg.samples
-    copies = 2 if cfg.save_images == "npz" else 1
-    dimension = DIMENSIONS[cfg.dataset.extractor] if cfg.fid == "auto" else 0
     return Cost(
         nfe=nfe,
         flops=evaluations * flops(architecture(cfg)),
         sampling=evaluations * timing.seconds,
         features=time_features(cfg, runner, timing.batch) if cfg.fid == "auto" else None,
         memory=peak_memory(runner.device),
-        disk=cfg.samples * (copies * math.prod(runner.arch.image) + 4 * dimension),
+        disk=disk(cfg),
         timing=timing,
     )
+
+
+def disk(cfg: Run) -> int:
+    """The bytes of a run's images and features."""
+    copies = 2 if cfg.save_images == "npz" else 1
+    dimension = DIMENSIONS[cfg.dataset.extractor] if cfg.fid == "auto" else 0
+    image = math.prod(ARCHITECTURES[architecture(cfg)].image)
+    return cfg.samples * (copies * image + 4 * dimension)
 
 
 def has_weights(cfg: Run) -> bool:
@@ -181,6 +188,8 @@ def show(cfg: Run, cost: Cost) -> None:
         "measured with": f"{rate.batch} images at once: {1e3 * rate.seconds:.3g} ms each, "
         f"{speed:,.0f} GFLOP/s",
     }
+    for need in all_missing([cfg]):
+        rows[f"missing {need.kind}"] = f"{need.source}, {format_bytes(need.size or 0)}"
     table = Table(show_header=False)
     for name, value in rows.items():
         table.add_row(name, value)

@@ -36,6 +36,7 @@ from pndm.config.build import build_schedule
 from pndm.config.compose import compose_train
 from pndm.config.schema import ConfigError, Recipe, Train
 from pndm.data import datasets, images
+from pndm.data.download import fetch_unasked
 from pndm.models.registry import ARCHITECTURES
 from pndm.models.unet import UNet
 from pndm.sampling import sample
@@ -96,6 +97,8 @@ def train(cfg: Train) -> Path:
     recipe, out = cfg.recipe, Path(cfg.output)
     device = torch.device(resolve_device(cfg.device))
     root = None if cfg.dataset.root is None else Path(cfg.dataset.root)
+    if root is None:
+        fetch_unasked(cfg.dataset.name)
     data = datasets.source(cfg.dataset.name)("train" if cfg.holdout else "all", root)
     schedule = build_schedule(cfg.schedule)
     alpha_bar = torch.tensor([schedule.alpha_bar(t) for t in range(schedule.timesteps)])

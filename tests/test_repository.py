@@ -40,7 +40,7 @@ OWNERS = {
 }
 """Packages that only these files import."""
 
-SUPPORT = ("_errors", "_files", "_devices", "_provenance")
+SUPPORT = ("_errors", "_files", "_devices", "_provenance", "_download")
 """Private support, which imports nothing of the package but itself."""
 
 BELOW = {

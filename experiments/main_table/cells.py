@@ -13,7 +13,7 @@ from experiments.main_table.jackknife import WITHOUT
 
 PUBLISHED = Path(__file__).parent / "published.csv"
 
-DATASETS = ("digits", "cifar10", "celeba")
+DATASETS = ("digits", "fashion_mnist", "cifar10", "celeba")
 """The datasets whose tables are written, even if nothing was run."""
 
 KEY = ["dataset", "schedule", "solver", "grid", "convention", "options", "steps", "seed"]

@@ -29,20 +29,27 @@ def table(results: Results) -> pd.DataFrame:
 def row(results: Results, claim: Claim, dataset: str, schedule: str, seed: int) -> dict:
     """One claim: the bias-corrected difference, its interval, and the verdict."""
     first, second = (
-        results.without(dataset, Cell(schedule, solver, "leading", "", steps, seed))
+        Cell(schedule, solver, "leading", "", steps, seed)
         for solver, steps in ((claim.solver, claim.steps), (claim.other, claim.other_steps))
     )
     result = {"claim": str(claim), "dataset": dataset, "schedule": schedule, "seed": seed}
+    return result | difference(results, dataset, first, second)
+
+
+def difference(results: Results, dataset: str, one: Cell, other: Cell) -> dict:
+    """FID of one cell less that of another, both from the same seeds: 95 % interval, verdict."""
+    first, second = (results.without(dataset, cell) for cell in (one, other))
     if first is None or second is None:
         nothing = dict.fromkeys(("difference", "low", "high"))
-        return {**result, **nothing, "verdict": "not run"}
+        return {**nothing, "verdict": "not run"}
     if first["samples"] != second["samples"]:
-        raise ValueError(f"{claim} compares {first['samples']} images with {second['samples']}")
+        raise ValueError(
+            f"{one} and {other} have {first['samples']} and {second['samples']} images"
+        )
     without = (first[list(WITHOUT)] - second[list(WITHOUT)]).astype(float)
     paired = estimate(first["fid"] - second["fid"], without, int(first["samples"]))
     numbers = {"difference": paired.bias_corrected, "low": paired.low, "high": paired.high}
     return {
-        **result,
         **{name: round(value, 4) for name, value in numbers.items()},
         "verdict": verdict(paired.low, paired.high),
     }

@@ -11,6 +11,7 @@ of images, and duplicates, are omitted and listed by name. W&B is never read.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import operator
@@ -43,16 +44,14 @@ from pndm._files import read_json
 from pndm.config.compose import CONF
 from pndm.config.schema import ConfigError, from_yaml
 from pndm.data import datasets
+from pndm.data.databases import MissingData
 from pndm.evaluation.features import extract_features, load_extractor
-from pndm.evaluation.metrics import split_half_fid
+from pndm.evaluation.metrics import distance, split_half_fid
 from pndm.evaluation.reference import load_reference
-from pndm.evaluation.statistics import extrapolate
+from pndm.evaluation.statistics import Statistics, extrapolate
 from pndm.runs import measure
 from pndm.runs.job import Job
 from pndm.runs.record import SCHEMA
-
-SAMPLES = {"digits": fid_by_steps.ALL_DIGITS}
-"""The number of images per cell, by dataset; 50,000 for all others."""
 
 DEPENDENT_PAGES = (schedules, trajectory_error)
 """Pages of other measurements that also show cells of the main table."""
@@ -152,7 +151,7 @@ def choose(reading: Records, codes: Sequence[str] = (), samples: int | None = No
     frame, notes = reading.frame, list(reading.notes)
     if codes:
         frame = leave_out(frame, frame["code"].isin(codes), notes, "of other code")
-    expected = frame["dataset"].map(lambda name: samples or SAMPLES.get(name, 50_000))
+    expected = frame["dataset"].map(lambda name: samples or fid_by_steps.SAMPLES.get(name, 50_000))
     frame = leave_out(frame, frame["samples"] == expected, notes, "of another number of images")
     require_one_kind(frame, codes)
     rank = frame["status"].map({"complete": 2, "failed": 1}).fillna(0)
@@ -227,14 +226,31 @@ def collect(reading: Records, old: Results, keep: bool = False) -> tuple[Results
 
 
 def floors(cells: pd.DataFrame) -> pd.DataFrame:
-    """The FID of real data, for digits, which ship with scikit-learn."""
+    """The FID of real data: of digits, and of the test images of clothes where they are here."""
     rows = []
+    for samples in cells["samples"][cells["dataset"] == "fashion_mnist"].unique():
+        with contextlib.suppress(MissingData):
+            values = torch.tensor(fid_of_test_images("fashion_mnist", int(samples)))
+            row = {"dataset": "fashion_mnist", "samples": samples, "extractor": "fashion"}
+            mean, sd = values.mean().item(), values.std().item()
+            rows.append({**row, "fid": round(mean, 4), "sd": round(sd, 4)})
     if (cells["dataset"] == "digits").any():
         features = extract_features(datasets.digits(), load_extractor("digits"))
         halves = split_half_fid(torch.cat(list(features)))
         row = {"dataset": "digits", "samples": halves["n_perfect"], "extractor": "digits"}
         rows.append({**row, "fid": round(halves["perfect"], 4), "sd": round(halves["sd"], 4)})
     return pd.DataFrame(rows, columns=FLOORS)
+
+
+def fid_of_test_images(dataset: str, samples: int, draws: int = 10) -> list[float]:
+    """The FID of so many of a dataset's test images, drawn at random, several times."""
+    extractor = load_extractor("fashion")
+    features = torch.cat(list(extract_features(datasets.source(dataset)("test"), extractor)))
+    reference, found = load_reference(dataset, extractor), []
+    for seed in range(draws):
+        order = torch.randperm(len(features), generator=torch.Generator("cpu").manual_seed(seed))
+        found.append(distance(Statistics.of(features[order[:samples]]), reference))
+    return found
 
 
 def write(results: Results, folder: Path, page: Path | None) -> list[Path]:

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.arguments import command, split
-from pndm._errors import PndmError, one_line
+from pndm._errors import MissingFile, PndmError, one_line
 from pndm.config.build import build_solver
 from pndm.config.compose import compose_runs
 from pndm.config.schema import ConfigError, Run
@@ -30,6 +30,8 @@ STEPS = (5, 10, 20, 50, 100, 250, 1000)
 TO_250, TO_100, TO_50 = STEPS[:-1], STEPS[:-2], STEPS[:-3]
 SCHEDULES = ("linear", "cosine")
 ALL_DIGITS = 1797
+SAMPLES = {"digits": ALL_DIGITS, "fashion_mnist": 500}
+"""Images per cell, by dataset; where it is not here, those of conf/dataset."""
 
 
 class Line(NamedTuple):
@@ -82,6 +84,32 @@ REPEATED = (
 """Seed sets 1 and 2, for the variation between seed sets."""
 
 
+EULER = "solver.order=1 solver.transfer=classical"
+"""The options of `multistep` that make it Euler's method, the classical twin of DDIM."""
+
+CLASSICAL_2 = "solver.order=2 solver.transfer=classical solver.starter=improved_euler"
+"""Those that make it the classical twin of S-PNDM."""
+
+FASHION = (
+    Line("ddim", STEPS),
+    Line("s_pndm", TO_250),
+    Line("plms", STEPS),
+    Line("fon", TO_250),
+    Line("multistep", TO_250, options=EULER),
+    Line("multistep", TO_250, options=CLASSICAL_2),
+    Line("prk", (5, 10, 20)),
+    Line("ddpm", TO_250),
+    Line("pf", (None,)),
+)
+"""Fashion-MNIST, seed set 0: each pseudo method beside its classical twin."""
+
+FASHION_REPEATED = (Line("ddim", (50, 250, 1000)), Line("plms", (50, 250)))
+"""Its seed set 1: the cells of the abstract."""
+
+TABLES = {"fashion_mnist": {0: FASHION, 1: FASHION_REPEATED}}
+"""The lines of tables that differ from the digits', by seed set."""
+
+
 class Claim(NamedTuple):
     """A claim of the paper's abstract: the first method is no worse than the second."""
 
@@ -102,18 +130,22 @@ CLAIMS = (
 CLAIMED = {pair for c in CLAIMS for pair in ((c.solver, c.steps), (c.other, c.other_steps))}
 
 
-def lines(seed: int) -> tuple[Line, ...]:
-    """The lines of the table measured with a set of seeds."""
+def lines(seed: int, dataset: str = "digits") -> tuple[Line, ...]:
+    """The lines of a dataset's table measured with a set of seeds."""
+    if dataset in TABLES:
+        return TABLES[dataset].get(seed, ())
     return LINES if seed == 0 else REPEATED
 
 
-def cells(schedules: Sequence[str] = SCHEDULES, seeds: Sequence[int] = (0,)) -> list[Cell]:
-    """All cells of the table, line by line."""
+def cells(
+    schedules: Sequence[str] = SCHEDULES, seeds: Sequence[int] = (0,), dataset: str = "digits"
+) -> list[Cell]:
+    """All cells of a dataset's table, line by line."""
     return [
         Cell(schedule, line.solver, line.grid, line.options, steps, seed)
         for seed in seeds
         for schedule in schedules
-        for line in lines(seed)
+        for line in lines(seed, dataset)
         for steps in line.steps
     ]
 
@@ -153,7 +185,7 @@ def tasks(
     tasks = []
     for seed in seeds:
         for schedule in schedules:
-            for line in lines(seed):
+            for line in lines(seed, dataset):
                 runs = compose_runs(overrides(dataset, schedule, seed, line, more), multirun=True)
                 for steps, cfg in zip(line.steps, runs, strict=True):
                     cell = Cell(schedule, line.solver, line.grid, line.options, steps, seed)
@@ -171,7 +203,7 @@ def overrides(
     words = [f"dataset={dataset}", f"schedule={schedule}", f"solver={line.solver}"]
     words += [f"grid={line.grid}", f"seed={seed}", *line.options.split()]
     words += [f"steps={steps}"] if steps else []
-    words += [f"samples={ALL_DIGITS}"] if dataset == "digits" else []
+    words += [f"samples={SAMPLES[dataset]}"] if dataset in SAMPLES else []
     keys = {word.partition("=")[0] for word in more}
     return [word for word in words if word.partition("=")[0] not in keys] + list(more)
 
@@ -243,6 +275,26 @@ def first_cell(dataset: str, schedule: str, seed: int, more: Sequence[str]) -> l
     return compose_runs(overrides(dataset, schedule, seed, line, more))
 
 
+def get_ready(dataset: str, schedules: Sequence[str], seed: int, more: Sequence[str]) -> None:
+    """Fetch and compute what the table needs; PndmError without weights, or without a reference.
+
+    A table without FIDs has to be asked for by fid=off.
+    """
+    from pndm.runs.job import Job
+    from pndm.runs.measure import Skipped, load_evaluator
+    from pndm.runs.prepare import prepare
+
+    runs = [run for schedule in schedules for run in first_cell(dataset, schedule, seed, more)]
+    reasons = prepare(runs)
+    for run in runs:
+        job = Job(run)
+        job.load_weights()
+        evaluator = load_evaluator(run, job.device)
+        if isinstance(evaluator, Skipped) and run.fid != "off":
+            reason = (reasons or [evaluator.reason])[0]
+            raise MissingFile(f"{reason}; fid=off makes a table of images alone")
+
+
 def trained_schedules(dataset: str) -> Iterator[str]:
     """The table's schedules for which a dataset has weights."""
     (cfg,) = compose_runs([f"dataset={dataset}"])
@@ -253,14 +305,12 @@ def trained_schedules(dataset: str) -> Iterator[str]:
 def main(words: Sequence[str]) -> None:
     """Print the plan, then run its missing cells."""
     from pndm.cost import load_runner, time_network
-    from pndm.runs.job import Job
 
     own, more = parse(words)
     schedules, seeds = selection(own)
     schedules = schedules or tuple(trained_schedules(own["dataset"]))
-    for schedule in schedules if own["only"] != "plan" else ():
-        for cfg in first_cell(own["dataset"], schedule, seeds[0], more):
-            Job(cfg).load_weights()
+    if own["only"] != "plan":
+        get_ready(own["dataset"], schedules, seeds[0], more)
     todo = tasks(own["dataset"], schedules, seeds, more)
     first = todo[0].cfg
     show_plan(todo, time_network(first, load_runner(first), seconds=2).seconds)

@@ -23,9 +23,10 @@ from experiments.main_table.fid_by_steps import PF_NFE, Cell
 from experiments.pages import FOLDER
 from pndm.config.build import build_solver
 from pndm.config.compose import compose_runs
-from pndm.config.schema import ConfigError
-from pndm.cost import flops, load_runner, time_network
+from pndm.config.schema import ConfigError, Run
+from pndm.cost import disk, flops, load_runner, time_network
 from pndm.evaluation.statistics import T_19
+from pndm.runs.needs import Need, all_missing, format_bytes, show
 
 RATE = 50e12
 """FLOP/s of a GPU in single precision with TF32, about a third of an A100's peak."""
@@ -34,10 +35,10 @@ RATE = 50e12
 def plan(dataset: str, schedules: Sequence[str], seeds: Sequence[int]) -> pd.DataFrame:
     """Cells, evaluations and hours, on this device and on a GPU, by schedule and method."""
     (cfg,) = compose_runs([f"dataset={dataset}"])
-    samples = fid_by_steps.ALL_DIGITS if dataset == "digits" else cfg.samples
+    samples = fid_by_steps.SAMPLES.get(dataset, cfg.samples)
     seconds = {name: seconds_per_evaluation(dataset, name) for name in schedules}
     rows = []
-    for cell in fid_by_steps.cells(schedules, seeds):
+    for cell in fid_by_steps.cells(schedules, seeds, dataset):
         nfe = build_solver({"name": cell.solver}).nfe(cell.steps) or PF_NFE
         each = flops(cfg.dataset.models[cell.schedule])
         row = {"schedule": cell.schedule, "method": cell.solver, "cells": 1}
@@ -66,6 +67,17 @@ def show_plan(table: pd.DataFrame, dataset: str) -> None:
         f"{dataset}: {table['cells'].sum()} cells, about {here:.1f} hours on this device or "
         f"{total:.1f} GPU hours at {RATE / 1e12:.0f} TFLOP/s; complete cells are not run again"
     )
+
+
+def show_disk(table: pd.DataFrame, first: Sequence[Run], missing: Sequence[Need]) -> None:
+    """Print the disk space of the downloads, unpacked, and of the images and features."""
+    downloads = sum((2 if need.kind == "images" else 1) * (need.size or 0) for need in missing)
+    images = sum(
+        count * disk(run)
+        for run in first
+        for count in table.loc[table["schedule"] == run.schedule["name"], "cells"]
+    )
+    print(f"disk: {format_bytes(downloads)} of downloads, {format_bytes(images)} of images")
 
 
 def compare(results: Results, dataset: str) -> pd.DataFrame:
@@ -123,9 +135,16 @@ def main(words: Sequence[str]) -> None:
         )
     chosen, seeds = fid_by_steps.selection(own)
     schedules = chosen or tables.schedules(own["dataset"])
-    for schedule in schedules:
-        fid_by_steps.first_cell(own["dataset"], schedule, seeds[0], more)
-    show_plan(plan(own["dataset"], schedules, seeds), own["dataset"])
+    first = [
+        run
+        for schedule in schedules
+        for run in fid_by_steps.first_cell(own["dataset"], schedule, seeds[0], more)
+    ]
+    if missing := all_missing(first):
+        show(missing)
+    table = plan(own["dataset"], schedules, seeds)
+    show_plan(table, own["dataset"])
+    show_disk(table, first, missing)
     if own["only"] == "plan":
         return
     fid_by_steps.main(words)

@@ -5,17 +5,35 @@ from pathlib import Path
 
 import pandas as pd
 
-from experiments.main_table.cells import Results, published
-from experiments.main_table.fid_by_steps import LINES, SCHEDULES, STEPS, Cell, Line, cells
+from experiments.main_table.cells import DATASETS, Results, published
+from experiments.main_table.fid_by_steps import (
+    CLASSICAL_2,
+    EULER,
+    SCHEDULES,
+    STEPS,
+    Cell,
+    Line,
+    cells,
+    lines,
+)
 from experiments.pages import NAMES, markdown
+
+HELD_OUT = {
+    "digits": "Held-out real digits",
+    "fashion_mnist": "As many of the publisher's test images",
+}
+"""The real images whose FID is the floor of a table."""
 
 ADAPTIVE = "adaptive"
 """The column of adaptive methods."""
 
+TWINS = {EULER: "Euler, classical", CLASSICAL_2: "AB2, classical"}
+"""The names of the classical twins of DDIM and S-PNDM, by their options."""
+
 COMMANDS = {
     dataset: f"python -m experiments.main_table.fid_by_steps dataset={dataset} && "
     "python -m experiments.main_table.collect"
-    for dataset in ("digits", "cifar10", "celeba")
+    for dataset in DATASETS
 }
 
 
@@ -29,7 +47,8 @@ def label(line: Line) -> str:
     if line.solver == "pf":
         words = dict(word.split("=") for word in line.options.split())
         return f"PF, tolerance {float(words.get('solver.rtol', 1e-5)):.0e}".replace("e-0", "e-")
-    name = NAMES.get(line.solver) or " ".join([line.solver, line.options.replace("solver.", "")])
+    name = NAMES.get(line.solver) or TWINS.get(line.options)
+    name = name or f"{line.solver} {line.options.replace('solver.', '')}"
     return name.strip() + (f", {line.grid}" if line.grid != "leading" else "")
 
 
@@ -45,15 +64,16 @@ def text(row: pd.Series | None) -> str:
 
 
 def wide(
-    results: Results, dataset: str, steps: Sequence[int] = STEPS, lines: Sequence[Line] = LINES
+    results: Results, dataset: str, steps: Sequence[int] = STEPS, chosen: Sequence[Line] = ()
 ) -> pd.DataFrame:
     """The table as text, a line per schedule and method, a column per number of steps.
 
     Published numbers are in brackets. "–" is a cell that is not part of the table.
     """
     numbers, rows = published(), []
+    chosen = chosen or lines(0, dataset)
     for schedule in schedules(dataset):
-        for line in lines:
+        for line in chosen:
             row = {"schedule": schedule, "method": label(line)}
             for n in (*steps, None):
                 cell = Cell(schedule, line.solver, line.grid, line.options, n, 0)
@@ -62,7 +82,7 @@ def wide(
                 row[ADAPTIVE if n is None else str(n)] = f"{ours} [{others}]" if others else ours
             rows.append(row)
     table = pd.DataFrame(rows)
-    return table if any(None in line.steps for line in lines) else table.drop(columns=ADAPTIVE)
+    return table if any(None in line.steps for line in chosen) else table.drop(columns=ADAPTIVE)
 
 
 def of_others(numbers: pd.DataFrame, dataset: str, cell: Cell) -> str:
@@ -167,9 +187,9 @@ def caption(results: Results, dataset: str) -> str:
         floor = results.floor(dataset)
         if floor is not None:
             origin += (
-                f" Held-out real digits would score about {floor:.2f}; the networks were trained"
+                f" {HELD_OUT[dataset]} would score about {floor:.2f}; the networks were trained "
+                "on the reference itself, so they can score lower."
             )
-            origin += " on the reference itself, so they can score lower."
     numbers = published()
     if dataset in set(numbers["dataset"]):
         origin += " In brackets: published numbers, from experiments/main_table/published.csv."
@@ -191,8 +211,7 @@ def summary(results: Results, dataset: str) -> str:
 
 
 def _declared(dataset: str) -> Iterable[Cell]:
-
-    return cells(schedules(dataset))
+    return cells(schedules(dataset), dataset=dataset)
 
 
 def document(results: Results, dataset: str) -> str:

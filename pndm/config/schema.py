@@ -25,6 +25,7 @@ SWITCH_VALUES = {
     **dict.fromkeys(
         ("fid", "kid", "prc"), {"auto": "auto", "true": "auto", "off": "off", "false": "off"}
     ),
+    "fetch": {"auto": "auto", "true": "auto", "only": "only", "off": "off", "false": "off"},
     "compile": {"auto": "auto", "max": "max", "off": "off", "false": "off"},
     "save_images": {"npz": "npz", "true": "npz", "png": "png", "false": "false", "off": "false"},
 }
@@ -88,6 +89,7 @@ class Run:
     precision: str = MISSING
     compile: Any = "auto"
     processes: Any = MISSING
+    fetch: Any = "auto"
     fid: Any = MISSING
     kid: Any = MISSING
     prc: Any = MISSING

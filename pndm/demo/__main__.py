@@ -14,7 +14,8 @@ from importlib.util import find_spec
 from pndm._devices import resolve_device
 from pndm._errors import InputError, PndmError, one_line, prepare_console
 from pndm.demo.compare import load_digits, load_model
-from pndm.models.registry import ARCHITECTURES
+from pndm.models.download import fetch
+from pndm.models.registry import ARCHITECTURES, WEIGHTS
 from pndm.runs.processes import without_proxy
 from pndm.schedules import SCHEDULES
 
@@ -45,6 +46,8 @@ def serve(options: argparse.Namespace) -> None:
     """Load the networks and serve the page; InputError for a port that cannot be used."""
     from pndm.demo.page import CSS, THEME, build
 
+    if options.checkpoint in WEIGHTS:
+        fetch(WEIGHTS[options.checkpoint])
     if options.checkpoint:
         networks = load_model(options.checkpoint, options.architecture, options.schedule)
     else:

@@ -6,24 +6,30 @@ python -m pndm.evaluation floor fashion_mnist
 """
 
 import argparse
+import contextlib
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 
 from pndm._devices import check_device, resolve_device
-from pndm._errors import PndmError, one_line, prepare_console
+from pndm._download import Unavailable, download
+from pndm._errors import MissingFile, PndmError, one_line, prepare_console
 from pndm._files import cache_dir, expand_user
 from pndm.data import datasets
+from pndm.data.download import fetch_unasked
 from pndm.evaluation import classifier, statistics
 from pndm.evaluation.features import (
     EXTRACTORS,
     LABELS,
     Extractor,
+    MissingReference,
     extract_features,
+    inception_file,
+    inception_remote,
     load_extractor,
 )
 from pndm.evaluation.metrics import distance, fid, split_half_fid
@@ -60,6 +66,12 @@ def compute(
     Shipped statistics are not overwritten, unless --output names them.
     """
     check_device(device)
+    if extractor == "inception" and weights is None:
+        with missing("no Inception weights"):
+            get_inception()
+    if root is None:
+        with missing(f"{dataset} is missing"):
+            fetch_unasked(dataset)
     network = load_extractor(extractor, torch.device(resolve_device(device)), weights, any_weights)
     features = features_path(dataset, network.name, root) if keep_features else None
     reference = compute_reference(
@@ -97,6 +109,23 @@ def fid_of_test_images(dataset: str, extractor: Extractor, root: Path | None) ->
         test = Reference.load(reference_path(dataset, extractor.name, root, "test"))
         return {"value": distance(test, reference), "n": test.n}
     return fid(statistics.blocks(torch.cat(list(extract_features(data, extractor)))), reference)
+
+
+@contextlib.contextmanager
+def missing(what: str) -> Iterator[None]:
+    """Say first what is missing where its publisher does not answer."""
+    try:
+        yield
+    except Unavailable as error:
+        raise MissingFile(f"{what}: {error}") from None
+
+
+def get_inception() -> None:
+    """Download Inception where it is not here."""
+    try:
+        inception_file()
+    except MissingReference:
+        download(inception_remote())
 
 
 def save(reference: Reference, path: Path) -> None:

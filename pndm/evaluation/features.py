@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from pndm import _files
+from pndm._download import Remote
 from pndm._errors import InputError, MissingFile, lookup
 from pndm._files import cache_dir
 from pndm.evaluation import classifier
@@ -28,6 +29,7 @@ CHUNK = 32
 
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION}"
+INCEPTION_BYTES = 95_628_359
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
 LABELS = {
@@ -169,14 +171,22 @@ def _inception(device: torch.device, path: Path | None, any_weights: bool) -> Ex
     return Extractor(name, 2048, sha256, 3, network, device)
 
 
+def inception_remote() -> Remote:
+    """The weights of Inception as torch-fidelity publishes them, and their place in PNDM_HOME."""
+    path = cache_dir() / "weights" / INCEPTION
+    checksum = f"sha256:{INCEPTION_SHA256}"
+    return Remote("Inception", INCEPTION_URL, path, INCEPTION_BYTES, checksum)
+
+
 def inception_file() -> Path:
     """The weight file in PNDM_HOME, or in torch-fidelity's download folder."""
-    ours = cache_dir() / "weights" / INCEPTION
+    ours = inception_remote().path
     for path in (ours, Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION):
         if path.exists():
             return path
     raise MissingReference(
-        f"no Inception weights: fetch {INCEPTION_URL} (95,628,359 bytes) and put it at {ours}"
+        f"no Inception weights: fetch {INCEPTION_URL} ({INCEPTION_BYTES:,} bytes) and put it at "
+        f"{ours}"
     )
 
 

@@ -9,8 +9,9 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from pndm._errors import one_line
-from pndm._files import expand_user, sha256
+from pndm._download import CONNECT, NotThere, Remote, download, mirror
+from pndm._errors import InputError, one_line
+from pndm._files import cache_dir, expand_user, sha256
 from pndm.models.cards import STEM
 from pndm.models.registry import HUB, WEIGHTS, CheckpointError, find
 
@@ -123,14 +124,14 @@ def _from_hub(repository: str, ema: bool) -> Path:
     for entry in WEIGHTS.values():
         if ema and entry.ema is False and f"/{repository}/" in entry.url:
             raise CheckpointError(f"{repository} holds no average: ask for {entry.name} by name")
+    if mirror() is not None:
+        return _from_mirror(repository, ema)
     try:
         from huggingface_hub import errors, hf_hub_download
     except ImportError:
         raise CheckpointError(f'{HUB} needs pip install "pndm[hub]"') from None
-    cached_only, first = False, None
-    for member in members(ema):
-        if member.startswith("unet_ema/") or any(v in member for v in (".ema.", "32.", "bf16.")):
-            continue  # from training scripts, not publishers: each costs a request
+    cached_only, first = not _answers(), None
+    for member in published(ema):
         try:
             path = Path(hf_hub_download(repository, member, local_files_only=cached_only))
             for name in _listed(path):
@@ -148,6 +149,50 @@ def _from_hub(repository: str, ema: bool) -> Path:
             f"cannot reach the hub for {repository}, and it is not in its cache: "
             f"get {first} of https://huggingface.co/{repository} and load that file"
         )
+    raise CheckpointError(f"{HUB}{repository} holds no {wanted()}")
+
+
+def published(ema: bool) -> list[str]:
+    """The possible paths of weights on the hub: of publishers, not of training scripts."""
+    others = (".ema.", "32.", "bf16.")  # each costs a request
+    return [
+        member
+        for member in members(ema)
+        if not (member.startswith("unet_ema/") or any(part in member for part in others))
+    ]
+
+
+def _answers() -> bool:
+    """Whether the hub answers soon; its own library would ask it five times."""
+    import requests
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        requests.head(constants.ENDPOINT, timeout=CONNECT)
+    except requests.RequestException:
+        return False
+    return True
+
+
+def _from_mirror(repository: str, ema: bool) -> Path:
+    """The weights of a repository as PNDM_MIRROR has them."""
+
+    def get(member: str) -> Path:
+        address = f"https://huggingface.co/{repository}/resolve/main/{member}"
+        return download(Remote(repository, address, cache_dir() / "hub" / repository / member))
+
+    for member in published(ema):
+        try:
+            path = get(member)
+            for name in _listed(path):
+                get(member.replace(path.name, name))
+            return path
+        except NotThere:
+            continue
+        except InputError as error:
+            raise CheckpointError(one_line(error)) from None
     raise CheckpointError(f"{HUB}{repository} holds no {wanted()}")
 
 

@@ -38,7 +38,7 @@ class Weights:
     says whether it holds the moving average of the training, as published results do; None
     where the publisher does not say. `schedule` with `timesteps` is what the network was
     trained on, and `variance` that of its authors' ancestral sampler. `md5` is None if none is
-    published; `megabytes` is for display.
+    published; `megabytes` is then an estimate from the number of parameters that it holds.
     """
 
     name: str
@@ -75,16 +75,11 @@ class Weights:
                 f"{self.path} is missing from this installation: train it with python -m "
                 f"pndm.train dataset={self.dataset} schedule={self.schedule} and put it there"
             )
+        where = f"{self.path.name} from {self.url}" if "/folders/" in self.url else self.url
         raise CheckpointError(
             f"the weights {self.name} are not here: run python -m pndm.models fetch {self.name}, "
-            f"or get {self.page} and put it at {self.path}"
+            f"or get {where} and put it at {self.path}"
         )
-
-    @property
-    def page(self) -> str:
-        """The address for a manual download."""
-        folder = "/folders/" in self.url
-        return f"{Path(self.file).name} from {self.url}" if folder else self.url
 
 
 def _heibox(key: str) -> str:
@@ -132,49 +127,52 @@ _ALL = (
             variance="small", md5="fdc68a23938c2397caba4a260bc2445f", megabytes=455),
     Weights("ddim_celeba", *_CELEBA, "ermongroup",
             _drive("file/d", "1R_H-fJYXSH79wfSKs9D-fuKQVan5L-GR"), "ermongroup/celeba.ckpt",
-            variance="large"),
+            variance="large", megabytes=1259),
     Weights("iddpm_cifar10", *_IDDPM, "iddpm",
             f"{_OPENAI}cifar10_uncond_50M_500K.pt", "openai/cifar10_uncond_50M_500K.pt",
-            ema=None, schedule="cosine", timesteps=4000, variance="learned"),
+            ema=None, schedule="cosine", timesteps=4000, variance="learned", megabytes=210),
     # The same file as used by the authors' code: on the cosine schedule of 1000 times, with time
     # j passed to the network unscaled. Training used j + 3/4 for that noise level.
     Weights("iddpm_cifar10_released", *_RELEASED, "iddpm",
             f"{_OPENAI}cifar10_uncond_50M_500K.pt", "openai/cifar10_uncond_50M_500K.pt",
-            ema=None, schedule="cosine", variance="learned"),
+            ema=None, schedule="cosine", variance="learned", megabytes=210),
     Weights("pf_cifar10", *_PF, "score_sde",
             _drive("drive/folders", "1RHNxW1qY-mTr0JMAE5t4V181Hi_aVWXK"),
-            "score_sde/vp/cifar10_ddpm_continuous/checkpoint_8.pth", schedule="vp"),
+            "score_sde/vp/cifar10_ddpm_continuous/checkpoint_8.pth", schedule="vp",
+            megabytes=564),
     Weights("pf_cifar10_discrete", *_PF, "score_sde",
             _drive("drive/folders", "1zDKcy3xbsN3F4AfyB_DfY_1oho89iKcf"),
-            "score_sde/vp/cifar10_ddpm/checkpoint_26.pth", variance="large"),
+            "score_sde/vp/cifar10_ddpm/checkpoint_26.pth", variance="large", megabytes=564),
     Weights("pf_deep_cifar10", *_PF_DEEP, "score_sde",
             _drive("drive/folders", "1ZMLBiu9j7-rpdTQu8M2LlHAEQq4xRYrj"),
-            "score_sde/vp/cifar10_ddpmpp_deep_continuous/checkpoint_8.pth", schedule="vp"),
+            "score_sde/vp/cifar10_ddpmpp_deep_continuous/checkpoint_8.pth", schedule="vp",
+            megabytes=1706),
     Weights("ddpm_cifar10_pruning", *_CIFAR10, "diffusers",
-            f"{_PRUNING}ddpm_ema_cifar10.zip", "vainf/ddpm_ema_cifar10.zip", variance="large"),
+            f"{_PRUNING}ddpm_ema_cifar10.zip", "vainf/ddpm_ema_cifar10.zip", variance="large",
+            megabytes=143),
     Weights("ddpm_cifar10_nonema_hub", *_CIFAR10, "diffusers",
             _hub("google/ddpm-cifar10-32"), "google/ddpm-cifar10-32.bin", ema=False,
-            variance="large"),
+            variance="large", megabytes=143),
     Weights("ddpm_lsun_bedroom_hub", *_BEDROOM, "diffusers",
             _hub("google/ddpm-ema-bedroom-256"), "google/ddpm-ema-bedroom-256.bin",
-            variance="small"),
+            variance="small", megabytes=455),
     Weights("ddpm_lsun_church_hub", *_CHURCH, "diffusers",
             _hub("google/ddpm-ema-church-256"), "google/ddpm-ema-church-256.bin",
-            variance="small"),
+            variance="small", megabytes=455),
     Weights("ddpm_cifar10_authors", *_CIFAR10, "ddpm",
-            _AUTHORS, "authors/ddim_cifar10.ckpt", ema=None),
+            _AUTHORS, "authors/ddim_cifar10.ckpt", ema=None, megabytes=143),
     Weights("ddim_celeba_authors", *_CELEBA, "ddpm",
-            _AUTHORS, "authors/ddim_celeba.ckpt", ema=None),
+            _AUTHORS, "authors/ddim_celeba.ckpt", ema=None, megabytes=315),
     Weights("ddpm_lsun_bedroom_authors", *_BEDROOM, "ddpm",
-            _AUTHORS, "authors/ddim_lsun_bedroom.ckpt", ema=None),
+            _AUTHORS, "authors/ddim_lsun_bedroom.ckpt", ema=None, megabytes=455),
     Weights("ddpm_lsun_church_authors", *_CHURCH, "ddpm",
-            _AUTHORS, "authors/ddim_lsun_church.ckpt", ema=None),
+            _AUTHORS, "authors/ddim_lsun_church.ckpt", ema=None, megabytes=455),
     Weights("iddpm_cifar10_authors", *_RELEASED, "iddpm",
-            _AUTHORS, "authors/iddpm_cifar10.ckpt", ema=None, schedule="cosine"),
+            _AUTHORS, "authors/iddpm_cifar10.ckpt", ema=None, schedule="cosine", megabytes=210),
     Weights("pf_cifar10_authors", *_PF, "score_sde",
-            _AUTHORS, "authors/pf_cifar10.ckpt", ema=None),
+            _AUTHORS, "authors/pf_cifar10.ckpt", ema=None, megabytes=141),
     Weights("pf_deep_cifar10_authors", *_PF_DEEP, "score_sde",
-            _AUTHORS, "authors/pf_deep_cifar10.ckpt", ema=None),
+            _AUTHORS, "authors/pf_deep_cifar10.ckpt", ema=None, megabytes=427),
 )
 # fmt: on
 

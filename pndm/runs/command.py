@@ -42,9 +42,12 @@ def job(cfg: "DictConfig") -> None:
         if cell.launcher == "slurm_local":
             restore_visible_gpus()
         run = cells[cell.number] if cells else from_hydra(cfg)
+        from pndm.runs.prepare import prepare
         from pndm.runs.processes import assign_gpu
         from pndm.runs.run import run_experiment
 
+        if not cells:  # on another machine than the command's
+            prepare([run])
         record = run_experiment(assign_gpu(run, cell.launcher, cell.number), sweep)
         print(f"record: {record}", flush=True)
     except PndmError as error:
@@ -87,10 +90,16 @@ def run_command(arguments: Sequence[str]) -> int:
         launch(job)
         return 0
     from pndm.runs.job import Job
+    from pndm.runs.prepare import prepare
     from pndm.runs.record import summarize
 
-    for run in cells:  # refuse missing and damaged weights before the first cell
+    only = any(run.fetch == "only" for run in cells)
+    reasons = prepare(cells, compute="launcher=slurm" not in overrides or only)
+    for run in cells:  # refuse damaged weights before the first cell
         Job(run).load_weights()
+    if only:
+        print("everything is here" if not reasons else "the rest is here", flush=True)
+        return 1 if reasons else 0
     for outputs in {run.outputs for run in cells}:
         make_folder(Path(outputs))
         if len(cells) > 1 and not os.access(outputs, os.W_OK):

@@ -20,7 +20,7 @@ from pndm.config.build import solver_code
 from pndm.config.schema import Run
 
 NOT_HASHED = (
-    *("batch_size", "compile", "device", "processes", "progress"),
+    *("batch_size", "compile", "device", "fetch", "processes", "progress"),
     *("outputs", "overwrite", "save_images", "wandb"),
 )
 """Settings of how a run is executed, which do not change its result."""

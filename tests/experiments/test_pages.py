@@ -314,3 +314,9 @@ def test_the_lowest_of_few_evaluations_is_chosen():
     assert cell == ingredients.Cell("linear", method, "quadratic", 10)
     with pytest.raises(FileNotFoundError, match="only=fid"):
         ten_nfe.best(pd.DataFrame(rows), "cosine")
+
+
+def test_the_page_of_downloads_is_that_of_the_registry():
+    from experiments import downloads
+
+    assert downloads.PAGE.read_text(encoding="utf-8") == downloads.page()
