@@ -1,10 +1,10 @@
-"""A strip of samples: DDIM and F-PNDM from the same noise, at the same number of evaluations.
+"""Strips of samples: DDIM and F-PNDM from the same noise, at the same number of evaluations.
 
-    python -m experiments.strip               # results/strip.png
+    python -m experiments.strip               # results/strip_fashion.png and strip.png
 
-Digits of the first seeds after 10, 20 and 50 evaluations. Below each row of images is their
-difference to the fine solution of the ODE from the same noise and time. F-PNDM takes as many
-steps as the evaluations allow; each of its first three takes four.
+Clothes of the first seeds after 10, 20, 50 and 1000 evaluations; digits after 10, 20 and 50, and
+below each row of these the difference to the fine solution of the ODE from the same noise and
+time. F-PNDM takes as many steps as the evaluations allow; each of its first three takes four.
 """
 
 from pathlib import Path
@@ -24,6 +24,8 @@ from pndm.solvers import SOLVERS
 METHODS = {"ddim": "DDIM", "plms": "F-PNDM"}
 EVALUATIONS = (10, 20, 50)
 SEEDS = range(5)
+OF_CLOTHES, CLOTHES = (10, 20, 50, 1000), range(8)
+"""The evaluations and the seeds of the strip of clothes."""
 DARKEST = 0.3
 """The difference drawn in full colour; pixels are in [−1, 1]."""
 
@@ -81,8 +83,35 @@ def draw(path: Path) -> None:
         fig.savefig(path, dpi=150, metadata={"Software": None})
 
 
+def clothes(solver: str, evaluations: int) -> Tensor:
+    """Images [B, 1, 28, 28] of the fashion network on the linear schedule."""
+    schedule, network = pndm.schedules.linear(), pndm.models.load("fashion_linear")
+    x_T = pndm.initial_noise(CLOTHES, (1, 28, 28))
+    steps = most_steps(solver, evaluations)
+    return pndm.sample(network, x_T, solver=SOLVERS[solver](), schedule=schedule, steps=steps)
+
+
+def draw_clothes(path: Path) -> None:
+    """A row for each method, a column for each number of evaluations."""
+    with figure(11, 3.1, 2 * len(OF_CLOTHES), sharey=False, rows=2) as (fig, axes):
+        fig.get_layout_engine().set(wspace=0.06, hspace=0.04)
+        pairs = [(solver, count) for solver in METHODS for count in OF_CLOTHES]
+        for ax, (solver, count) in zip(axes, pairs, strict=True):
+            tiles = images.grid(images.to_uint8(clothes(solver, count)), columns=4, scale=2)
+            ax.imshow(tiles, interpolation="nearest", cmap="gray", vmin=0, vmax=255)
+            ax.set(xticks=[], yticks=[])
+            ax.grid(False)
+            ax.spines[:].set_visible(False)
+            if solver == "ddim":
+                ax.set_title(f"{count} evaluations")
+            if count == OF_CLOTHES[0]:
+                ax.set_ylabel(METHODS[solver])
+        fig.savefig(path, dpi=150, metadata={"Software": None})
+
+
 def main() -> None:
-    """Draw the strip."""
+    """Draw both strips."""
+    draw_clothes(FOLDER / "strip_fashion.png")
     draw(FOLDER / "strip.png")
 
 
