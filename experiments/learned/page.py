@@ -138,8 +138,8 @@ def lesson(tables: list[Learned]) -> str:
         f"step, and to {min(last):.2f} to {max(last):.2f} in it. The last evaluation is at "
         f"t = {min(ends):.1f} to {max(ends):.1f}, where grids that reach 0 stop at 0, and the "
         f"network is given a time later by {min(told):.1f} to {max(told):.1f} there: it is asked "
-        "to remove more noise than the schedule says is left, as much as the earlier steps' "
-        f"errors have added. Elsewhere the clock differs by {np.median(np.abs(clock)):.0f} "
+        "to remove more noise than the schedule says is left. "
+        f"Elsewhere the clock differs by {np.median(np.abs(clock)):.0f} "
         f"(median; from {min(clock):.0f} to {max(clock):.0f}) of 1000."
     )
 
