@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 METHOD = (
     *("schedules", "grids", "prediction", "noise", "solvers"),
-    *("plans", "execute", "probability_flow", "sampling"),
+    *("learned", "plans", "execute", "probability_flow", "sampling"),
 )
 """The paper's method: modules that import torch (and torchode) but no other part of pndm."""
 
@@ -22,6 +22,7 @@ AROUND = (
     "runs",
     "integrations",
     "train",
+    "fit",
     "cost",
     "demo",
 )

@@ -5,20 +5,24 @@ A plan is that list: exact, printable, hashable; the number of its rows is the n
 evaluations.
 """
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple
 
-from pndm._errors import InputError
+from pndm import learned
+from pndm._errors import InputError, file_errors
 from pndm.grids import Grid, times
+from pndm.learned import Learned
 from pndm.prediction import Prediction, of_output
 from pndm.schedules import Node, Schedule
 from pndm.solvers import ProbabilityFlow, Solver, require_order
 from pndm.solvers.gradient import EULER, Gradient
-from pndm.solvers.transfer import Keep, Move, Transfer, x_0
+from pndm.solvers.transfer import Keep, Move, Pseudo, Transfer, x_0
 
 
 class Combination(NamedTuple):
@@ -65,11 +69,15 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class Plan:
-    """The rows of a method on its nodes t_0 … t_N; `print(plan)` prints them as a table."""
+    """The rows of a method on its nodes t_0 … t_N; `print(plan)` prints them as a table.
+
+    `learned` are the numbers that it was compiled from, where those were fitted.
+    """
 
     solver: Solver
     nodes: tuple[Node, ...]
     rows: tuple[Row, ...]
+    learned: Learned | None = None
 
     @property
     def times(self) -> tuple[float, ...]:
@@ -96,6 +104,7 @@ class Plan:
 
     def __str__(self) -> str:
         title = f"{self.solver.name}: {self.steps} steps, {self.nfe} evaluations"
+        title += f"\n{self.learned.description}" if self.learned is not None else ""
         cells = [("row", "time", "keep", "base", "point", "reaches")]
         for i, row in enumerate(self.rows):
             reaches = "" if row.ends is None else f"{self.nodes[row.ends].time:g}"
@@ -149,6 +158,75 @@ def plan(
     nodes = times(grid, steps, schedule)
     require_order(solver, len(nodes) - 1)
     return _compile(solver, schedule, nodes, prediction)
+
+
+def load(source: str | Path, override: bool = False) -> Plan:
+    """The learned plan of a file, or the shipped one of that name (`digits_linear-5`).
+
+    With `override` it may be used with another network than it was fitted to, after a warning.
+    InputError for a file that is missing or holds no plan.
+    """
+    return of_learned(learned.read(source, override))
+
+
+def save(plan: Plan, path: Path) -> None:
+    """Write a learned plan as JSON; InputError for a plan that was not learned."""
+    if plan.learned is None:
+        raise InputError(f"{plan!r} was not learned: its solver, schedule and grid determine it")
+    text = json.dumps(plan.learned.to_json(), indent=2, allow_nan=False) + "\n"
+    with file_errors():
+        Path(path).write_text(text, encoding="utf-8")
+
+
+def of_learned(table: Learned) -> Plan:
+    """Compile the numbers of a learned plan, with the transfer part φ."""
+    parts = tuple(
+        Gradient(f"row {i}", b=row[-1:], past=row[-2::-1] if i else (), fitted=True)
+        for i, row in enumerate(table.weights)
+    )
+    solver = Solver("learned", Pseudo(), parts[-1], parts[:-1])
+    rows = []
+    for i, (t, s) in enumerate(pairwise(table.nodes)):
+        keep = of_output((0.0, 1.0), table.prediction, t)
+        x = step_along(solver.transfer.move(t, s), table.weights[i], (), range(i + 1))
+        rows.append(Row(table.times[i], keep, None, x, x, 0.0, i + 1))
+    return Plan(solver, table.nodes, mark_last_uses(rows), table)
+
+
+def to_learned(plan: Plan, name: str, prediction: Prediction = "noise") -> Learned:
+    """The inverse of `of_learned`: the weights w_ij of a plan of one evaluation per step.
+
+    A step of zero length has the weight 1 on its own evaluation. InputError for plans of other
+    methods: Runge-Kutta stages, directions that are not the noise, correctors, added noise.
+    """
+    solver, weights = plan.solver, []
+    require_multistep(solver)
+    for i, (t, s) in enumerate(pairwise(plan.nodes)):
+        gain, terms = solver.transfer.move(t, s).gain, dict(plan.rows[i].base.terms)
+        row = [terms.get(j, 0.0) / gain if gain else float(j == i) for j in range(i + 1)]
+        weights.append(tuple(row))
+    nodes = tuple(node._replace(slope=0.0) for node in plan.nodes)
+    return Learned(name, nodes, plan.times, tuple(weights), prediction)
+
+
+def require_multistep(solver: Solver | ProbabilityFlow) -> None:
+    """Raise InputError unless a solver is a linear multistep method on the noise."""
+    reason = None
+    if isinstance(solver, ProbabilityFlow):
+        reason = "is adaptive"
+    elif not isinstance(solver.transfer, Pseudo) or solver.transfer.clip is not None:
+        reason = "does not combine predicted noise by the transfer part φ"
+    elif solver.transfer.eta:
+        reason = "adds noise"
+    elif solver.corrector is not None:
+        reason = "has a corrector"
+    elif any(part.stages > 1 for part in (*solver.starters, solver.gradient)):
+        reason = "has Runge-Kutta steps"
+    if reason is not None:
+        raise InputError(
+            f"solver={solver.name} {reason}, so it cannot be fitted: use ddim, ipndm, deis, lms, "
+            "or multistep with predict=noise transfer=pseudo starter=ramp"
+        )
 
 
 def require(solver: object, schedule: object) -> None:

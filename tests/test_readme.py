@@ -11,8 +11,9 @@ import pytest
 import torch
 import yaml
 
+from pndm import learned
 from pndm.config.build import build_solver
-from pndm.config.compose import compose_runs, compose_train
+from pndm.config.compose import compose_fit, compose_runs, compose_train
 from pndm.demo import __main__ as demo
 from pndm.evaluation import __main__ as evaluation
 from pndm.models import registry
@@ -89,6 +90,9 @@ def folder_of_examples(monkeypatch, tmp_path):
     (tmp_path / "my_configs" / "solver").mkdir(parents=True)
     (tmp_path / "my_configs" / "solver" / "mine.yaml").write_text(settings)
     (tmp_path / "my.safetensors").touch()
+    fitted = tmp_path / "outputs" / "fit" / "digits_linear-ipndm-5"
+    fitted.mkdir(parents=True)
+    shutil.copy(learned.SHIPPED / "digits_linear-5.json", fitted / "plan.json")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     yield
@@ -134,6 +138,8 @@ def check(script, *words):
         compose_runs(options)
     elif module == "pndm.train":
         compose_train(options)
+    elif module == "pndm.fit":
+        compose_fit(options)
     elif module == "pndm.evaluation":
         evaluation.parser().parse_args(options)
     elif module == "pndm.models" and options[0] == "fetch":

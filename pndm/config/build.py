@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pndm._errors import PndmError, one_line
-from pndm.config.schema import ConfigError
+from pndm.config.schema import ConfigError, Run
 
 TARGET = "_target_"
 """The key of a solver's own factory: `_target_: my_module.my_solver`."""
@@ -29,13 +29,16 @@ def build_schedule(settings: dict[str, Any], convention: str = "aligned"):
 
 
 def build_solver(settings: dict[str, Any]):
-    """The solver that `conf/solver` describes: one by name, or that of a `_target_`.
+    """The solver that `conf/solver` describes: by name, by a `_target_`, or that of a `plan`.
 
     ConfigError for options that it does not take, and for a target that does not exist, raises
     (its traceback is printed) or returns something else than a solver.
     """
+    from pndm.plans import load
     from pndm.solvers import SOLVERS, ProbabilityFlow, Solver
 
+    if settings.get("plan"):
+        return load(settings["plan"]).solver
     options = {key: value for key, value in settings.items() if key not in ("name", TARGET)}
     target = settings.get(TARGET)
     name = f"_target_={target}" if target else f"solver {settings['name']}"
@@ -52,6 +55,15 @@ def build_solver(settings: dict[str, Any]):
             f"{name} returned a {type(solver).__name__}, but must return a pndm.solvers.Solver"
         )
     return solver
+
+
+def build_method(run: Run) -> dict[str, Any]:
+    """How a run samples, as arguments of `pndm.sample`: a learned plan, or solver and grid."""
+    from pndm.plans import load
+
+    if run.plan is not None:
+        return {"plan": load(run.plan, run.override)}
+    return {"solver": build_solver(run.solver), "steps": run.steps, "grid": run.grid}
 
 
 def solver_code(settings: dict[str, Any]) -> str | None:

@@ -31,8 +31,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pndm._errors import did_you_mean, one_line
 from pndm.config import words
-from pndm.config.schema import SWITCH_VALUES, ConfigError, Run, Train, typed
-from pndm.config.validate import require_machine, validate, validate_train
+from pndm.config.schema import SWITCH_VALUES, ConfigError, Fit, Run, Train, typed
+from pndm.config.validate import require_machine, validate, validate_fit, validate_train
 from pndm.models.registry import WEIGHTS
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -53,7 +53,7 @@ LAUNCHERS = {
 REMOTE = {"launcher=slurm", "hydra/launcher=submitit_slurm"}
 """Settings with which another machine does the runs, and checks what GPUs it has."""
 
-for _name, _node in (("run", Run), ("train", Train)):
+for _name, _node in (("run", Run), ("train", Train), ("fit", Fit)):
     ConfigStore.instance().store(group="_schema", name=_name, node=_node, package="_global_")
 for _name in WEIGHTS:
     ConfigStore.instance().store(group="model", name=_name, node={"name": _name})
@@ -87,7 +87,9 @@ def compose_runs(
         runs = []
         for cell in _sweep([*added, *overrides]):
             run = typed(_compose("config", cell, groups, composed))
-            words.require_steps_of_grid([o.key_or_group for o in cell], run.grid, run.steps)
+            keys = [o.key_or_group for o in cell]
+            words.require_steps_of_grid(keys, run.grid, run.steps)
+            words.require_no_method(keys, run.plan)
             runs.append(validate(run))
         if not REMOTE & {word.replace("+", "") for word in arguments}:
             for run in runs:
@@ -97,14 +99,23 @@ def compose_runs(
 
 def compose_train(arguments: Sequence[str]) -> Train:
     """The valid configuration of `python -m pndm.train` with these overrides."""
+    return validate_train(_compose_one("train", arguments))
+
+
+def compose_fit(arguments: Sequence[str]) -> Fit:
+    """The valid configuration of `python -m pndm.fit` with these overrides."""
+    return validate_fit(_compose_one("fit", [words.as_list("learn", word) for word in arguments]))
+
+
+def _compose_one(name: str, arguments: Sequence[str]) -> Any:
+    """The configuration of a command that takes one value for each setting."""
     with _conf() as groups:
         overrides = _parse(readable_words(arguments))
         _check_groups(overrides, groups)
         for override in overrides:
             if override.is_sweep_override():
                 raise ConfigError(f"{override.key_or_group} has several values: give one")
-        cfg = _compose("train", overrides, groups, {})
-    return validate_train(typed(cfg))
+        return typed(_compose(name, overrides, groups, {}))
 
 
 def readable_words(arguments: Sequence[str]) -> list[str]:

@@ -80,6 +80,8 @@ class Run:
     steps: int = MISSING
     grid: Any = MISSING
     convention: str = MISSING
+    plan: str | None = None
+    override: bool = False
     samples: int = MISSING
     seed: int = MISSING
     batch_size: int = MISSING
@@ -128,6 +130,43 @@ class Train:
     precision: str = "fp32"
     compile: str = "off"
     workers: int = MISSING
+    output: str = MISSING
+
+
+@dataclass
+class Rates:
+    """The learning rates of what `python -m pndm.fit` learns."""
+
+    times: float = MISSING
+    weights: float = MISSING
+    clock: float = MISSING
+
+
+@dataclass
+class Fit:
+    """conf/fit.yaml: `python -m pndm.fit`."""
+
+    solver: dict[str, Any] = field(default_factory=dict)
+    schedule: dict[str, Any] = field(default_factory=dict)
+    dataset: Dataset = field(default_factory=Dataset)
+    model: Model = field(default_factory=Model)
+    steps: int = MISSING
+    grid: Any = MISSING
+    convention: str = MISSING
+    learn: Any = MISSING
+    moments: float = MISSING
+    radius: float = MISSING
+    images: int = MISSING
+    validation: int = MISSING
+    iterations: int = MISSING
+    batch_size: int = MISSING
+    lr: Rates = field(default_factory=Rates)
+    teacher: int = MISSING
+    validate_every: int = MISSING
+    recompute: bool = MISSING
+    seed: int = MISSING
+    device: str = MISSING
+    progress: bool = MISSING
     output: str = MISSING
 
 

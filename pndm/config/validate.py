@@ -23,6 +23,7 @@ from pndm.config.schema import (
     SWITCH_VALUES,
     ConfigError,
     Dataset,
+    Fit,
     Model,
     Run,
     Train,
@@ -41,6 +42,7 @@ def validate(run: Run) -> Run:
 
     run = with_homes(run)
     run = dataclasses.replace(run, wandb=resolve_wandb(run.wandb))
+    run, table = with_plan(run)
     model = _model(run)
     settings = with_timesteps(run.schedule, WEIGHTS.get(model.name))
     require_as_trained(model, settings)
@@ -87,9 +89,13 @@ def validate(run: Run) -> Run:
         config_errors(f"schedule={run.schedule['name']} grid={run.grid}: "),
         warnings.catch_warnings(action="ignore"),  # shown when it is run
     ):
-        nodes = times(grid, run.steps, build_schedule(settings, run.convention))
+        schedule = build_schedule(settings, run.convention)
+        nodes = times(grid, run.steps, schedule) if table is None else ()
     with config_errors():
-        require_order(method, len(nodes) - 1)
+        if table is None:
+            require_order(method, len(nodes) - 1)
+        else:
+            table.require_schedule(schedule, model.prediction)
     if model.checkpoint is None:
         _require_own_noise(WEIGHTS[model.name], settings)
     choices: dict[str, Any] = {"schedule": settings, "model": model, "grid": grid, **switches}
@@ -103,6 +109,23 @@ def require_machine(run: Run | Train) -> None:
         check_device(run.device)
     if run.precision in ("tf32", "fp16") and resolve_device(run.device) == "cpu":
         raise ConfigError(f"precision={run.precision} needs a GPU: a CPU has fp32, bf16 and fp64")
+
+
+def with_plan(run: Run) -> tuple[Run, Any]:
+    """A run with the solver and the times of its learned plan, and that plan, if it has one."""
+    from pndm.learned import FIRST_SEED_SET, read
+
+    if run.plan is None:
+        if run.override:
+            raise ConfigError("override=true is for a plan=FILE, and there is none")
+        return run, None
+    with config_errors():
+        table = read(run.plan, run.override)
+    if run.seed >= FIRST_SEED_SET:
+        raise ConfigError(f"seed={run.seed}: from {FIRST_SEED_SET} on seeds are for fitting plans")
+    grid = [node.time for node in table.nodes]
+    solver = {"name": "learned", "plan": run.plan}
+    return dataclasses.replace(run, solver=solver, grid=grid, steps=len(grid) - 1), table
 
 
 def with_homes(run: Run) -> Run:
@@ -185,6 +208,64 @@ def validate_train(train: Train) -> Train:
     return train
 
 
+def validate_fit(fit: Fit) -> Fit:
+    """A fit with its choices made; ConfigError if it cannot be done."""
+    from pndm.grids import times
+    from pndm.learned import PARTS
+    from pndm.models.registry import WEIGHTS
+    from pndm.plans import require_multistep
+    from pndm.solvers import require_order
+
+    model = _model(fit)
+    settings = with_timesteps(fit.schedule, WEIGHTS.get(model.name))
+    require_as_trained(model, settings)
+    if model.checkpoint is None:
+        _require_own_noise(WEIGHTS[model.name], settings)
+    grid = list(fit.grid) if isinstance(fit.grid, (list, tuple)) else fit.grid
+    steps = len(grid) - 1 if isinstance(grid, list) else fit.steps
+    if steps < 2:
+        raise ConfigError(
+            f"steps={steps}: give a whole number of at least 2, with one step there is no history"
+        )
+    learn = fit.learn.split(",") if isinstance(fit.learn, str) else list(fit.learn)
+    learn = sorted({str(part).strip() for part in learn} - {"nothing", ""})
+    for part in learn:
+        require_one_of("learn", part, (*PARTS, "nothing"))
+    require_one_of("convention", fit.convention, ("aligned", "released", "diffusers"))
+    require_one_of("model.prediction", model.prediction, ("noise", "data", "velocity"))
+    if fit.convention == "released" and "times" in learn:
+        raise ConfigError("convention=released truncates times: use learn=weights,clock")
+    with config_errors(f"solver {fit.solver.get('name')}: "):
+        solver = build_solver(fit.solver)
+    with config_errors():
+        require_multistep(solver)
+        check_device(fit.device)
+    with config_errors(f"schedule={fit.schedule['name']} grid={fit.grid}: "):
+        nodes = times(grid, steps, build_schedule(settings, fit.convention))
+    with config_errors():
+        require_order(solver, len(nodes) - 1)
+    for name in ("batch_size", "images", "validation", "teacher", "validate_every"):
+        require_at_least(name, getattr(fit, name), 1 if name == "validate_every" else 2)
+    require_at_least("iterations", fit.iterations, 0)
+    require_at_least("seed", fit.seed, 0)
+    positive = {f"lr.{key}": value for key, value in dataclasses.asdict(fit.lr).items()}
+    for name, value in {**positive, "moments": fit.moments, "radius": fit.radius}.items():
+        if not 0 <= value < math.inf or (name in positive and not value):
+            raise ConfigError(f"{name}={value}: give a {'positive ' * (name in positive)}number")
+    if fit.batch_size > fit.images:
+        raise ConfigError(f"batch_size={fit.batch_size}: there are only images={fit.images}")
+    output = fit.output
+    if output == "auto":
+        output = f"outputs/fit/{model.name}-{fit.solver['name']}-{steps}"
+    if not output:
+        raise ConfigError("output is empty: name where the plan goes, or leave it out")
+    with config_errors():
+        output = str(expand_user(output))
+    return dataclasses.replace(
+        fit, schedule=settings, model=model, grid=grid, steps=steps, learn=learn, output=output
+    )
+
+
 def with_timesteps(settings: dict[str, Any], weights: Any = None) -> dict[str, Any]:
     """Schedule settings with the T that the weights were trained with, 1000 where unknown."""
     known = weights.timesteps if weights else 1000
@@ -194,7 +275,7 @@ def with_timesteps(settings: dict[str, Any], weights: Any = None) -> dict[str, A
     return {**settings, "timesteps": known if given is None else given}
 
 
-def _model(run: Run) -> Model:
+def _model(run: Run | Fit) -> Model:
     """A checkpoint of one's own, weights by name, or those that (dataset, schedule) means."""
     from pndm.models.registry import ARCHITECTURES, FORMATS, HUB, WEIGHTS
 

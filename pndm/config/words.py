@@ -12,7 +12,7 @@ from pndm._errors import PndmError
 from pndm._files import expand_user
 from pndm.config.schema import ConfigError
 
-PATHS = ("outputs", "output", "model.checkpoint", "dataset.root")
+PATHS = ("outputs", "output", "model.checkpoint", "dataset.root", "plan")
 """Settings that are paths: ~ is the user's home in them."""
 
 TEXTS = (*PATHS, "wandb.project", "wandb.entity")
@@ -43,6 +43,12 @@ def readable(word: str, needs_quotes: Callable[[str, bool], bool]) -> str:
     return f"{key}={quoted(value)}"
 
 
+def as_list(key: str, word: str) -> str:
+    """The same setting with its value as a list, if it is the setting `key`: learn=[a,b]."""
+    name, equals, value = word.partition("=")
+    return f"{key}=[{value}]" if equals and name == key and value[:1] != "[" else word
+
+
 def quoted(value: str) -> str:
     """Text in Hydra's single quotes, which mean what they hold but for \\' and \\\\ before one."""
     escaped = re.sub(r"(\\*)'", lambda found: 2 * found[1] + r"\'", value)
@@ -71,4 +77,13 @@ def require_steps_of_grid(keys: Sequence[str], grid: object, steps: int) -> None
     if "steps" in keys and isinstance(grid, list) and len(grid) - 1 != steps:
         raise ConfigError(
             f"grid={grid} has {len(grid) - 1} steps, not steps={steps}: leave steps out"
+        )
+
+
+def require_no_method(keys: Sequence[str], plan: str | None) -> None:
+    """ConfigError where a learned plan and what it takes the place of are both given."""
+    given = [key for key in keys if key.split(".")[0] in ("solver", "steps", "grid")]
+    if plan is not None and given:
+        raise ConfigError(
+            f"plan={plan} takes the place of solver, steps and grid: leave {given[0]} out"
         )

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 import pndm
-from pndm import models
+from pndm import learned, models
 from pndm._errors import InputError
 from pndm.config.build import build_schedule
 from pndm.data import images
@@ -45,10 +45,16 @@ TILE = 96
 THUMBNAIL = 64
 """Pixels of an image in the animation and the strip, at most."""
 
+LEARNED = "learned"
+"""The plans that ship with the package, as a method."""
+
 METHODS = [
-    name
-    for name, make in SOLVERS.items()
-    if make.__name__ == name and name not in ("pf", "multistep")
+    *(
+        name
+        for name, make in SOLVERS.items()
+        if make.__name__ == name and name not in ("pf", "multistep")
+    ),
+    LEARNED,
 ]
 """The methods by name, without aliases, `pf` (it has no plan) and `multistep` (`ipndm` is one)."""
 
@@ -132,7 +138,7 @@ def compare(
     model = networks[setting.schedule]
     schedule = model.build_schedule(setting.convention)
     seeds = read_seeds(setting.seeds)
-    plans = [make_plan(method, schedule, setting) for method in methods]
+    plans = [make_plan(method, schedule, setting, model) for method in methods]
     x_T = model.initial_noise(seeds)
     model.network(x_T, x_T.new_zeros(len(x_T)))  # warm-up: the first call costs more
     results = []
@@ -189,16 +195,20 @@ def read_times(text: str) -> list[float]:
 
 def has_orders(solver: str) -> bool:
     """Whether a method has a choice of orders."""
-    return "order" in inspect.signature(SOLVERS[solver]).parameters
+    return solver != LEARNED and "order" in inspect.signature(SOLVERS[solver]).parameters
 
 
 def summary(solver: str) -> str:
     """The first line of a method's description."""
+    if solver == LEARNED:
+        return "Times and weights fitted to this network; the grid does not matter."
     return (inspect.getdoc(SOLVERS[solver]) or "").split("\n")[0]
 
 
-def make_plan(method: Method, schedule: Schedule, setting: Setting) -> Plan:
+def make_plan(method: Method, schedule: Schedule, setting: Setting, model: Model) -> Plan:
     """The plan of one side; InputError if there is none."""
+    if method.solver == LEARNED:
+        return learned_plan(method, schedule, setting, model)
     options = {"order": method.order} if has_orders(method.solver) else {}
     solver = SOLVERS[method.solver](**options)
     assert isinstance(solver, Solver)
@@ -207,6 +217,27 @@ def make_plan(method: Method, schedule: Schedule, setting: Setting) -> Plan:
     if method.steps is None:
         raise InputError(f"{method.solver}: how many steps?")
     return pndm.plan(solver, schedule, method.steps, setting.grid)
+
+
+def learned_plan(method: Method, schedule: Schedule, setting: Setting, model: Model) -> Plan:
+    """The shipped plan of a network with so many steps; InputError if there is none."""
+    counts = [
+        int(name.rpartition("-")[2])
+        for name in learned.names()
+        if name.rpartition("-")[0] == model.name
+    ]
+    if method.steps not in counts:
+        known = ", ".join(map(str, sorted(counts))) or "none"
+        raise InputError(
+            f"learned: the plans of {model.name} have these numbers of steps: {known}"
+        )
+    if setting.times.strip():
+        raise InputError("learned: a plan has its own times, leave yours out")
+    plan = pndm.plans.load(f"{model.name}-{method.steps:g}")
+    assert plan.learned is not None
+    plan.learned.require_schedule(schedule, "noise")
+    plan.learned.require_network(model.network.provenance.get("sha256"))
+    return plan
 
 
 def title(plan: Plan) -> str:

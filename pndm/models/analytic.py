@@ -15,9 +15,16 @@ from pndm.schedules import Schedule
 
 
 def _alpha_bar(schedule: Schedule, x: Tensor, t: Tensor) -> Tensor:
-    """ᾱ at each of the times t [B], floored as plans floor it, [B, 1] float64."""
-    values = [schedule.node(s).alpha_bar for s in t.tolist()]
-    return torch.tensor(values, dtype=torch.float64, device=x.device)[:, None]
+    """ᾱ at each of the times t [B], floored as plans floor it, [B, 1] float64.
+
+    With the slope dᾱ/dt = ᾱ·d log ᾱ/dt where t has a gradient.
+    """
+    nodes = [schedule.node(s) for s in t.tolist()]
+    numbers = torch.tensor([node[1:] for node in nodes], dtype=torch.float64, device=x.device)
+    alpha_bar, slope = numbers.unbind(1)
+    if t.requires_grad:
+        alpha_bar = alpha_bar * (1 + slope * (t - t.detach()))
+    return alpha_bar[:, None]
 
 
 def _flat(x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from pndm import noise
 from pndm._errors import MemoryLimit, NonFiniteError
 from pndm._files import make_folder, write_atomic
 from pndm._memory import is_out_of_memory
-from pndm.config.build import build_schedule, build_solver
+from pndm.config.build import build_method, build_schedule
 from pndm.config.schema import Run
 from pndm.data import images
 from pndm.execute import Denoiser
@@ -104,10 +104,8 @@ def sample_batch(
     solution = solve(
         denoiser,
         network.state_of(noise.initial_noise(seeds, shape)),
-        solver=build_solver(cfg.solver),
+        **build_method(cfg),
         schedule=build_schedule(cfg.schedule, cfg.convention),
-        steps=cfg.steps,
-        grid=cfg.grid,
         prediction=cfg.model.prediction,
         noise=lambda row: network.state_of(z(row)),
     )

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pndm
+from pndm import learned
 from pndm.config.build import solver_code
 from pndm.config.schema import Run
 
@@ -38,13 +39,19 @@ MEASURE_CODE = ("data", "evaluation", "runs/measure")
 
 
 def image_key(cfg: Run, weights: str) -> str:
-    """Hash what determines an image: settings, weights, code; not the number of images."""
+    """Hash what determines an image: settings, weights, code; not the number of images.
+
+    A learned plan counts by its numbers, not by its file.
+    """
     settings = {
         key: value
         for key, value in dataclasses.asdict(cfg).items()
         if key not in (*NOT_HASHED, *OF_RECORD)
     }
     settings["dataset"] = cfg.dataset.name
+    del settings["override"]
+    if settings.pop("plan") is not None:
+        settings["solver"] = {"plan": learned.read(str(cfg.plan)).digest}
     return _digest(settings, weights, code_hash(IMAGE_CODE), _own_code(cfg))
 
 

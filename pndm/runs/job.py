@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pndm import learned
 from pndm._devices import resolve_device, resolve_precision
 from pndm._errors import MissingFile
 from pndm._files import file_state
@@ -52,8 +53,18 @@ class Job:
 
     @cached_property
     def key(self) -> str:
-        """A hash of what determines an image (see `pndm.runs.identity`)."""
+        """A hash of what determines an image (see `pndm.runs.identity`).
+
+        InputError as for `require_plan`.
+        """
+        self.require_plan()
         return image_key(self.cfg, locations.weights_sha256(self.weights))
+
+    def require_plan(self) -> None:
+        """Raise InputError where the learned plan, if any, was fitted to other weights."""
+        if self.cfg.plan is not None:
+            table = learned.read(self.cfg.plan, self.cfg.override)
+            table.require_network(locations.weights_sha256(self.weights))
 
     @cached_property
     def folder(self) -> Path:
@@ -114,6 +125,7 @@ class Job:
     def load_weights(self) -> None:
         """Load the weights; CheckpointError if they are missing, damaged or of another network."""
         load_network(*self._source)
+        self.require_plan()
 
     @cached_property
     def network(self) -> Runner:

@@ -15,6 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from pndm import learned
 from pndm._errors import InputError, PndmError, one_line
 from pndm._files import read_json, write_json
 from pndm._provenance import commit, hardware, versions
@@ -30,6 +31,7 @@ SCHEMA = 1
 def run_metadata(job: Job) -> dict[str, Any]:
     """The run metadata of a record, known before sampling."""
     cfg = job.cfg
+    plan = learned.read(cfg.plan) if cfg.plan is not None else None
     return {
         "schema": SCHEMA,
         "solver": cfg.solver["name"],
@@ -42,6 +44,7 @@ def run_metadata(job: Job) -> dict[str, Any]:
         "samples": cfg.samples,
         "seed": cfg.seed,
         "precision": cfg.precision,
+        **({"plan": {"name": plan.name, "sha256": plan.digest}} if plan else {}),
         "settings": {
             "solver": cfg.solver,
             "schedule": cfg.schedule,
@@ -128,7 +131,8 @@ def show(record: dict[str, Any]) -> None:
             value += f"; without its bias {fid['bias_corrected']:.3f} ± {fid['se']:.3f}"
     table = Table(show_header=False)
     table.add_row("data", f"{record['dataset']}, {record['schedule']}, {record['model']}")
-    table.add_row("solver", f"{record['solver']}, {record['steps']} steps, {record['nfe']:g} NFE")
+    solver = record.get("plan", {}).get("name", record["solver"])
+    table.add_row("solver", f"{solver}, {record['steps']} steps, {record['nfe']:g} NFE")
     table.add_row("FID", value)
     for name, numbers in ((name, record[name]) for name in ("kid", "prc") if name in record):
         values = (f"{key} {value:.4g}" for key, value in numbers.items() if key != "reason")

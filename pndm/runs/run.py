@@ -140,7 +140,8 @@ def make_shards(job: Job, extractor: Extractor | None, missing: Sequence[int]) -
         return
     cfg = job.cfg
     count = sum(len(job.shards.seeds(shard)) for shard in missing)
-    nfe = build_solver(cfg.solver).nfe(cfg.steps) if isinstance(cfg.grid, str) else None
+    is_counted = isinstance(cfg.grid, str) or cfg.plan is not None
+    nfe = build_solver(cfg.solver).nfe(cfg.steps) if is_counted else None
     warn_if_expensive(job, count, nfe)
     if process_count(cfg) > 1:
         with tqdm(total=cfg.samples, unit="image", disable=not cfg.progress) as bar:

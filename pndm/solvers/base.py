@@ -51,7 +51,11 @@ class Solver:
         parts = list(self.starters[steps:])
         if isinstance(self.gradient, Gradient):
             parts += [self.gradient] * (self.gradient.history - len(parts))
-        ramp = (part if part.history <= i else ADAMS_BASHFORTH[i] for i, part in enumerate(parts))
+        highest = len(ADAMS_BASHFORTH) - 1
+        ramp = (
+            part if part.history <= i else ADAMS_BASHFORTH[min(i, highest)]
+            for i, part in enumerate(parts)
+        )
         return replace(self, starters=tuple(ramp), order=None)
 
     def nfe(self, steps: int) -> int:

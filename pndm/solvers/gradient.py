@@ -16,8 +16,8 @@ class Gradient:
     """An explicit gradient part; coefficients are checked on construction.
 
     Stage i is evaluated at t + c_i·(s−t), after moving x along Σ_j (a_ij/c_i)·k_j; then
-    e' = Σ_i b_i·k_i + Σ_j past_j·(first evaluation j+1 steps ago), the weights summing to 1.
-    The c_i are fractions of the step in time, or in ρ (`clock`).
+    e' = Σ_i b_i·k_i + Σ_j past_j·(first evaluation j+1 steps ago), the weights summing to 1
+    unless they were `fitted`. The c_i are fractions of the step in time, or in ρ (`clock`).
     """
 
     name: str
@@ -26,6 +26,7 @@ class Gradient:
     c: tuple[float, ...] = (0.0,)
     a: tuple[tuple[float, ...], ...] = ((),)
     clock: Literal["t", "rho"] = "t"
+    fitted: bool = False
 
     def __post_init__(self) -> None:
         stages = len(self.b)
@@ -36,7 +37,7 @@ class Gradient:
                 raise InputError(f"{self.name}: a row of a sums to {sum(row)}, not to c = {c}")
         if self.c[0] != 0 or any(c == 0 for c in self.c[1:]):
             raise InputError(f"{self.name}: the first stage, and only the first, must have c = 0")
-        if not math.isclose(sum(self.b) + sum(self.past), 1, abs_tol=1e-14):
+        if not self.fitted and not math.isclose(sum(self.b) + sum(self.past), 1, abs_tol=1e-14):
             raise InputError(f"{self.name}: the weights sum to {sum(self.b) + sum(self.past)}")
 
     @property

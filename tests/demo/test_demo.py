@@ -25,6 +25,7 @@ from pndm.demo.compare import (
     DIGITS,
     FINE_STEPS,
     FRAMES,
+    LEARNED,
     METHODS,
     THUMBNAIL,
     Method,
@@ -33,6 +34,7 @@ from pndm.demo.compare import (
     animate,
     compare,
     fine_solution,
+    has_orders,
     label_columns,
     load_digits,
     load_model,
@@ -136,12 +138,28 @@ def test_the_times_stand_above_the_strip(networks):
 
 
 @pytest.mark.parametrize("steps", [1, 4])
-@pytest.mark.parametrize("solver", METHODS)
+@pytest.mark.parametrize("solver", [name for name in METHODS if name != LEARNED])
 def test_every_method(networks, solver, steps):
     (result,) = compare(networks, [Method(solver, steps)], QUICK._replace(grid="trailing"))
     assert result.nfe == SOLVERS[solver]().nfe(steps)
     assert len(result.times) == steps + 1
     assert summary(solver)
+
+
+def test_a_learned_plan_is_a_method(networks):
+    """The shipped plan of the network, whatever the grid; refused where there is none."""
+    setting = QUICK._replace(grid="karras")
+    (result,) = compare(networks, [Method(LEARNED, 5)], setting)
+    plan = pndm.plans.load("digits_linear-5")
+    assert (result.name, result.nfe) == ("learned, 5 steps", 5)
+    assert result.times == [node.time for node in plan.nodes]
+    assert summary(LEARNED) and not has_orders(LEARNED)
+    with pytest.raises(InputError, match="digits_linear have these numbers of steps: .*5"):
+        compare(networks, [Method(LEARNED, 50)], setting)
+    with pytest.raises(InputError, match="has its own times"):
+        compare(networks, [Method(LEARNED, 5)], setting._replace(times="900, 0, -1"))
+    with pytest.raises(InputError, match="another schedule"):
+        compare(networks, [Method(LEARNED, 5)], setting._replace(convention="diffusers"))
 
 
 def test_the_order_counts_where_there_is_a_choice(networks):

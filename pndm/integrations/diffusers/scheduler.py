@@ -8,6 +8,7 @@ that of `pndm.sample`, in float64 where the device has it.
 import json
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, Sch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from pndm import grids
+from pndm import grids, plans
 from pndm._errors import InputError
 from pndm.execute import advance
 from pndm.integrations.diffusers.config import (
@@ -31,7 +32,8 @@ from pndm.integrations.diffusers.config import (
     take_over,
     takes_eta,
 )
-from pndm.plans import Plan, Row, bound_images, plan, remainder
+from pndm.learned import Learned
+from pndm.plans import Plan, Row, bound_images, remainder
 from pndm.prediction import Prediction
 from pndm.schedules import MIN_ALPHA_BAR
 from pndm.solvers import Solver
@@ -69,8 +71,9 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
     is `plms`'s, `clip_sample` `ddpm`'s and `ddim`'s, and `variance_type` `ddpm`'s. `grid` is the
     name of a grid of this package, in the place of `timestep_spacing`; `leading` without both.
     Where a plan ends at ᾱ = 1, its ᾱ is floored at `min_alpha_bar` (see `pndm.schedules`), which
-    diffusers does not do: 0 switches it off. InputError for what does not exist, a warning for
-    what is ignored.
+    diffusers does not do: 0 switches it off. A learned `plan` (or its file, its name, or the
+    content of its file, as which it is saved) takes the place of solver and grid. InputError for
+    what does not exist, a warning for what is ignored.
     """
 
     __module__ = "pndm.integrations.diffusers"  # the path that saved pipelines name
@@ -99,6 +102,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         solver_options: dict[str, Any] | None = None,
         grid: str | None = None,
         min_alpha_bar: float = MIN_ALPHA_BAR,
+        plan: Plan | str | Path | dict[str, Any] | None = None,
     ) -> None:
         if prediction_type not in PREDICTIONS:
             raise InputError(
@@ -120,6 +124,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
                 stacklevel=3,
             )
         self.schedule = configured_schedule(self.config)
+        self.learned = None if plan is None else self._take(plan)
         alphas = [self.schedule.alpha_bar(t) for t in range(num_train_timesteps)]
         self.alphas_cumprod = torch.tensor(alphas)
         self.timesteps = torch.arange(num_train_timesteps - 1, -1, -1)
@@ -160,6 +165,8 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
     @property
     def solver(self) -> Solver:
         """The method; pipelines change settings after a scheduler is made."""
+        if self.learned is not None:
+            return self.learned.solver
         return configured_solver(self.config, self._eta)
 
     @property
@@ -192,8 +199,11 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         """
         if (num_inference_steps is None) == (timesteps is None):
             raise InputError("give either num_inference_steps or timesteps")
+        self._require_learned(num_inference_steps)
         self._listed = timesteps is not None
-        if timesteps is None:
+        if self.learned is not None:
+            nodes = tuple(node.time for node in self.learned.nodes)
+        elif timesteps is None:
             nodes = configured_nodes(self.config, num_inference_steps, self.schedule)
         else:
             nodes = (*map(float, timesteps), -1.0)
@@ -283,8 +293,29 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
             return output[:, : sample.shape[1]]
         return output
 
+    def _take(self, given: Plan | str | Path | dict[str, Any]) -> Plan:
+        """A learned plan, which becomes a setting; InputError for one of another process."""
+        if isinstance(given, str | Path):
+            given = plans.load(given)
+        table = given.learned if isinstance(given, Plan) else Learned.from_json(given)
+        if table is None:
+            raise InputError(f"{given!r} was not learned: pass solver= and grid= instead")
+        table.require_schedule(self.schedule, self._prediction)
+        self.register_to_config(plan=table.to_json())
+        return plans.of_learned(table)
+
+    def _require_learned(self, steps: int | None) -> None:
+        """Raise InputError unless so many steps are those of the learned plan, if there is one."""
+        if self.learned is not None and steps != self.learned.steps:
+            raise InputError(
+                "a learned plan has its own times and number of steps: pass "
+                f"num_inference_steps={self.learned.steps}"
+            )
+
     def _compile(self, nodes: Sequence[float]) -> Plan:
-        return self._clip(plan(self.solver, self.schedule, None, nodes, self._prediction))
+        if self.learned is not None:
+            return self.learned
+        return self._clip(plans.plan(self.solver, self.schedule, None, nodes, self._prediction))
 
     @property
     def _prediction(self) -> Prediction:

@@ -1,0 +1,1 @@
+"""Learned plans against fixed methods, at three to ten evaluations."""

@@ -1,0 +1,75 @@
+"""What is fitted and what it is compared with, as data."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+DATASET = "digits"
+SCHEDULES = ("linear", "cosine")
+EVALUATIONS = (3, 4, 5, 6, 8, 10)
+JUDGING = (1, 2, 0)
+"""Seed sets that no fit has seen (see `pndm.learned`); 0 chose the grids of the fixed methods."""
+
+SAMPLES = 1797
+FITS = Path("outputs/learned")
+"""The folder of all fits."""
+
+FIXED = {
+    "DDIM": "solver=ddim",
+    "iPNDM-3": "solver=ipndm solver.order=3",
+    "DEIS-3": "solver=deis solver.order=3",
+    "DPM++ 2M": "solver=dpmpp_2m",
+    "UniPC-2": "solver=unipc solver.order=2",
+    "exact 2 in λ": "solver=multistep solver.weights=lambda solver.order=2",
+}
+"""Fixed methods: those that are well known, and the best of all at 5 and 10 evaluations."""
+
+VARIANTS = {
+    "times": "learn=times,clock",
+    "weights": "learn=weights",
+    "both": "learn=times,weights,clock",
+    "both, radius 0.03": "learn=times,weights,clock radius=0.03",
+}
+"""What is learned. `both` is what ships with the package."""
+
+FINE = {"DDIM@50": ("ddim", 50), "DDIM@100": ("ddim", 100), "DDIM@1000": ("ddim", 1000)}
+FINE |= {"F-PNDM@50": ("plms", 50)}
+"""Methods of many steps, on the leading grid."""
+
+
+class Fit(NamedTuple):
+    """One plan: a variant for a schedule's network, at a number of evaluations."""
+
+    schedule: str
+    nfe: int
+    variant: str = "both"
+
+    @property
+    def name(self) -> str:
+        """The name of its network and plan: digits_linear-5."""
+        return f"{DATASET}_{self.schedule}-{self.nfe}"
+
+    @property
+    def output(self) -> Path:
+        """The folder of its fit."""
+        suffix = "" if self.variant == "both" else "-" + self.variant.replace(", ", "-")
+        return FITS / (self.name + suffix.replace(" ", "_"))
+
+    def words(self) -> list[str]:
+        """The arguments of `python -m pndm.fit`."""
+        return [
+            *(f"dataset={DATASET}", f"schedule={self.schedule}", f"steps={self.nfe}"),
+            *("solver=ipndm", "solver.order=3", "grid=leading", f"output={self.output}"),
+            *VARIANTS[self.variant].split(),
+        ]
+
+
+def fits() -> Iterator[Fit]:
+    """All plans: those that ship, then those that show what each part contributes."""
+    for nfe in (5, 8, 3, 4, 6, 10):
+        for schedule in SCHEDULES:
+            yield Fit(schedule, nfe)
+    for variant in VARIANTS:
+        if variant != "both":
+            for schedule in SCHEDULES:
+                yield Fit(schedule, 5, variant)

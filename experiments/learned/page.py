@@ -1,0 +1,257 @@
+"""The page on learned plans, from the committed results and the shipped plans alone.
+
+python -m experiments.learned.page      # learned.md, learned.png, learned_plans.png
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from experiments.figures import figure, plain_log, save
+from experiments.learned.cells import EVALUATIONS, FINE, FIXED, JUDGING, SAMPLES, SCHEDULES, Fit
+from experiments.learned.compare import IMAGES, KEY, load
+from experiments.main_table.claims import verdict
+from experiments.main_table.jackknife import WITHOUT, estimate
+from experiments.pages import FOLDER, markdown
+from pndm import learned
+from pndm._errors import prepare_console
+from pndm.learned import Learned
+from pndm.plans import plan, to_learned
+from pndm.schedules import SCHEDULES as MAKE_SCHEDULE
+from pndm.solvers import ipndm
+
+NAME = "learned"
+LEARNED = "learned: both"
+COLOURS = dict(
+    zip(
+        [LEARNED, *FIXED],
+        ("#000000", "#0072B2", "#D55E00", "#E69F00", "#009E73", "#CC79A7", "#56B4E9"),
+        strict=True,
+    )
+)
+
+
+def cell(table: pd.DataFrame, schedule: str, method: str, nfe: int, seed: int) -> pd.Series | None:
+    """A measurement; None where there is none."""
+    found = table[(table[KEY] == [schedule, method, nfe, seed]).all(axis=1)]
+    return found.iloc[0] if len(found) else None
+
+
+def best_fixed(table: pd.DataFrame, schedule: str, nfe: int, seed: int) -> pd.Series | None:
+    """The fixed method with the lowest FID on the judging seeds themselves.
+
+    That choice favours the fixed methods.
+    """
+    same = (table["schedule"] == schedule) & (table["nfe"] == nfe) & (table["seed"] == seed)
+    found = table[same & table["method"].isin(FIXED)]
+    return found.loc[found["fid"].idxmin()] if len(found) else None
+
+
+def fids(table: pd.DataFrame, schedule: str, seed: int) -> pd.DataFrame:
+    """FID and, in brackets, the distance, by method and evaluations."""
+    rows = []
+    variants = [name for name in table["method"].unique() if str(name).startswith("learned")]
+    for method in [*FIXED, *sorted(variants)]:
+        row = {"method": method}
+        for nfe in EVALUATIONS:
+            found = cell(table, schedule, method, nfe, seed)
+            row[str(nfe)] = "not run" if found is None else written(found)
+        if set(row.values()) - {method, "not run"}:
+            rows.append(row)
+    return pd.DataFrame(rows, columns=["method", *map(str, EVALUATIONS)])
+
+
+def written(found: pd.Series) -> str:
+    """FID and, if measured, the distance: 0.93 (0.063)."""
+    distance = "" if pd.isna(found["rmse"]) else f" ({found['rmse']:.3f})"
+    return f"{found['fid']:.2f}{distance}"
+
+
+def differences(table: pd.DataFrame) -> Iterator[dict[str, str]]:
+    """Each shipped plan against the best fixed method and those of many steps, paired."""
+    for schedule in SCHEDULES:
+        for nfe in EVALUATIONS:
+            for seed in JUDGING:
+                own = cell(table, schedule, LEARNED, nfe, seed)
+                if own is None:
+                    continue
+                others = [best_fixed(table, schedule, nfe, seed)]
+                others += [cell(table, schedule, m, n, seed) for m, (_, n) in FINE.items()]
+                for other in others:
+                    if other is not None:
+                        yield compare(own, other)
+
+
+def compare(own: pd.Series, other: pd.Series) -> dict[str, str]:
+    """One row: the difference of FID with its paired 95 % interval."""
+    without = (own[list(WITHOUT)] - other[list(WITHOUT)]).astype(float)
+    paired = estimate(own["fid"] - other["fid"], without, SAMPLES)
+    interval = f"{paired.low:.2f} to {paired.high:.2f}"
+    return {
+        "schedule": own["schedule"],
+        "evaluations": str(own["nfe"]),
+        "seed set": str(own["seed"]),
+        "learned": f"{own['fid']:.2f}",
+        "against": f"{other['method']}, {other['grid']}",
+        "its FID": f"{other['fid']:.2f}",
+        "difference (95 %)": f"{paired.bias_corrected:.2f} ({interval})",
+        "learned is": verdict(paired.low, paired.high),
+    }
+
+
+def shipped() -> list[Learned]:
+    """The shipped plans of these networks, in order."""
+    names = [Fit(schedule, nfe).name for schedule in SCHEDULES for nfe in EVALUATIONS]
+    return [learned.read(name) for name in names if name in learned.names()]
+
+
+def numbers(table: Learned) -> pd.DataFrame:
+    """The rows of a plan: times, the network's times, weights from the newest on, their sum."""
+    rows = []
+    for i, (node, time, weights) in enumerate(
+        zip(table.nodes[:-1], table.times, table.weights, strict=True)
+    ):
+        newest = " ".join(f"{w:+.2f}" for w in reversed(weights))
+        row = {"row": str(i), "t": f"{node.time:.1f}", "network's time": f"{time:.1f}"}
+        rows.append({**row, "weights, newest first": newest, "sum": f"{sum(weights):.2f}"})
+    return pd.DataFrame(rows)
+
+
+def lesson(tables: list[Learned]) -> str:
+    """What the numbers tell, computed from them."""
+    if not tables:
+        return "No plan is shipped yet."
+    inner = [sum(row) for table in tables for row in table.weights[:-1]]
+    last = [sum(table.weights[-1]) for table in tables]
+    ends = [table.nodes[-2].time for table in tables]
+    told = [table.times[-1] - table.nodes[-2].time for table in tables]
+    clock = [
+        time - node.time
+        for table in tables
+        for time, node in zip(table.times[:-1], table.nodes, strict=False)
+    ]
+    return (
+        f"Over the {len(tables)} shipped plans: the weights of a row sum to "
+        f"{min(inner):.2f} to {max(inner):.2f} (median {np.median(inner):.2f}) before the last "
+        f"step, and to {min(last):.2f} to {max(last):.2f} in it. The last evaluation is at "
+        f"t = {min(ends):.1f} to {max(ends):.1f}, where grids that reach 0 stop at 0, and the "
+        f"network is given a time later by {min(told):.1f} to {max(told):.1f} there: it is asked "
+        "to remove more noise than the schedule says is left. "
+        f"Elsewhere the clock differs by {np.median(np.abs(clock)):.0f} "
+        f"(median; from {min(clock):.0f} to {max(clock):.0f}) of 1000."
+    )
+
+
+def document(table: pd.DataFrame) -> str:
+    """The page, in Markdown."""
+    tables = shipped()
+    seconds = [f"{t.name} {t.fitted['seconds']:.0f} s" for t in tables]
+    parts = [
+        "# Learned plans",
+        f"FID of {SAMPLES} digits, and in brackets the root mean square distance of {IMAGES} "
+        "images to the fine solution from the same noise at time 999, by evaluations of the "
+        "network. No fit has seen these seed sets. A fixed method is on the grid that had its "
+        "lowest FID on seed set 0. `both`: times, weights and clock are learned. What was not "
+        "measured has no number.",
+        "    python -m experiments.learned.fits\n"
+        "    python -m experiments.learned.compare\n"
+        "    python -m experiments.learned.page",
+        "![FID and distance by evaluations](learned.png)",
+    ]
+    for schedule in SCHEDULES:
+        for seed in sorted(JUDGING):
+            rows = fids(table, schedule, seed)
+            if len(rows):
+                parts += [f"## {schedule}, seed set {seed}", markdown(rows)]
+    parts += [
+        "## Against the best fixed method and many steps",
+        "Differences of FID from the same seeds, bias-corrected, with 95 % intervals. The best "
+        "fixed method is chosen on the judging seeds themselves, in its favour.",
+        markdown(pd.DataFrame(list(differences(table)))) if len(table) else "not run",
+        "## What was learned",
+        "![Learned times and weights](learned_plans.png)",
+        lesson(tables),
+        "Wall time of the fits, one thread of two cores that also ran other work: "
+        f"{', '.join(seconds)}.",
+    ]
+    for plan_ in tables:
+        made = plan_.fitted
+        how = f"{made['optimizer']['iterations']} iterations of {made['optimizer']['batch_size']}"
+        first, best = made["first"], made["best"]
+        parts += [
+            f"### {plan_.name}",
+            f"{how}; distance on validation noise {first['rmse']:.3f} at the start, "
+            f"{best['rmse']:.3f} at iteration {best['iteration']}.",
+            markdown(numbers(plan_)),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def draw(table: pd.DataFrame, folder: Path) -> list[Path]:
+    """FID and distance against evaluations, for both schedules; the first judging seed set."""
+    with figure(11, 8, 4, sharey=False, rows=2) as (fig, axes):
+        panels = [(schedule, kind) for kind in ("fid", "rmse") for schedule in SCHEDULES]
+        titles = {"fid": "FID", "rmse": "distance to the fine solution"}
+        for ax, (schedule, kind) in zip(axes, panels, strict=True):
+            for method, colour in COLOURS.items():
+                same = (table["schedule"] == schedule) & (table["method"] == method)
+                line = table[same & (table["seed"] == JUDGING[0])].sort_values("nfe")
+                if len(line):
+                    width = 2.5 if method == LEARNED else 1.2
+                    ax.plot(line["nfe"], line[kind], marker="o", ms=4, color=colour, lw=width)
+                    ax.lines[-1].set_label(method)
+            for method, (_, steps) in FINE.items():
+                found = cell(table, schedule, method, steps, JUDGING[0])
+                if kind == "fid" and found is not None:
+                    ax.axhline(found["fid"], color="0.5", lw=0.8, ls=(0, (4, 2)))
+                    ax.text(10, found["fid"], method, fontsize=7, ha="right", va="bottom")
+            ax.set(xscale="log", yscale="log", xlabel="evaluations", xlim=(2.8, 10.8))
+            ax.set_title(f"{schedule}: {titles[kind]}")
+            plain_log(ax.xaxis, EVALUATIONS)
+            plain_log(ax.yaxis)
+        fig.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=9)
+        return save(fig, folder / NAME)
+
+
+def draw_plans(tables: list[Learned], folder: Path) -> list[Path]:
+    """Learned times and newest weights against those of the plan that a fit starts from."""
+    chosen = [table for table in tables if len(table.times) == 5] or tables[:2]
+    count = max(len(chosen), 1)
+    with figure(11, 3.6 * count, 2 * count, sharey=False, rows=count) as (fig, axes):
+        pairs = zip(axes[::2], axes[1::2], strict=True)
+        for (left, right), table in zip(pairs, chosen, strict=False):
+            schedule = MAKE_SCHEDULE[table.schedule["name"]]()
+            start = to_learned(plan(ipndm(3), schedule, len(table.times), "leading"), "start")
+            x = range(len(table.times))
+            times = [node.time for node in table.nodes[:-1]]
+            left.plot(x, [node.time for node in start.nodes[:-1]], "o--", color="#7F7F7F")
+            left.plot(x, times, "o-", color="#000000")
+            left.plot(x, table.times, "x", color="#D55E00")
+            labels = ("AB3, leading grid", "learned times", "the network's times")
+            left.legend(left.lines, labels)
+            left.set(title=f"{table.name}: times", xlabel="evaluation", xticks=list(x))
+            for j in range(len(table.times)):
+                for source, style, colour in ((start, "o--", "#7F7F7F"), (table, "o-", None)):
+                    rows = [(i, source.weights[i][i - j]) for i in x if i >= j]
+                    colours = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7")
+                    right.plot(*zip(*rows, strict=True), style, color=colour or colours[j % 5])
+                right.lines[-1].set_label(f"{j} back" if j else "newest")
+            sums = [sum(row) for row in table.weights]
+            right.plot(x, sums, ":", color="0.2", label="sum")
+            right.set(title="weights (dashed: AB3)", xlabel="evaluation", xticks=list(x))
+            right.legend(fontsize=8, ncols=2, loc="lower left")
+        return save(fig, folder / "learned_plans")
+
+
+def write(table: pd.DataFrame, folder: Path) -> list[Path]:
+    """Write the page and both figures."""
+    path = folder / f"{NAME}.md"
+    path.write_text(document(table), encoding="utf-8")
+    return [path, *draw(table, folder), *draw_plans(shipped(), folder)]
+
+
+if __name__ == "__main__":
+    prepare_console()
+    write(load(), FOLDER)

@@ -1,0 +1,59 @@
+"""The loss: the distance of the student's images to the teacher's, image by image and in moments.
+
+Few evaluations cannot lead every noise to the teacher's image. The squared distance alone then
+pulls images to their mean, and the student's images vary less than the teacher's: the distance
+falls while FID rises. So the moments of a batch are compared too.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pndm.noise import derive_seed
+
+MAX_DIMENSIONS = 256
+"""The dimensions of moments: images with more pixels are projected on so many."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """|x − y|²/D + moments·(‖Cov x − Cov y‖²/‖Cov y‖² + ‖mean x − mean y‖²/‖mean y‖²).
+
+    x and y [B, ...] are images of the student and the teacher from the same noise. Moments are
+    those of a batch, over all D pixels, or over MAX_DIMENSIONS random directions of them, which
+    are the same in every call.
+    """
+
+    moments: float = 0.5
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        pixels = (x - y).square().mean()
+        if not self.moments:
+            return pixels
+        (mean_x, covariance_x), (mean_y, covariance_y) = map(first_moments, (x, y))
+        return pixels + self.moments * (
+            relative(covariance_x, covariance_y) + relative(mean_x, mean_y)
+        )
+
+
+def relative(x: Tensor, y: Tensor) -> Tensor:
+    """‖x − y‖²/‖y‖²."""
+    return (x - y).square().sum() / y.square().sum()
+
+
+def first_moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean [d] and covariance [d, d] of a batch of images [B, ...]."""
+    flat = x.flatten(1)
+    if flat.shape[1] > MAX_DIMENSIONS:
+        flat = flat @ projection(flat.shape[1]).to(flat)
+    mean = flat.mean(0)
+    centred = flat - mean
+    return mean, centred.T @ centred / len(flat)
+
+
+def projection(dimensions: int) -> Tensor:
+    """Fixed orthonormal columns [dimensions, MAX_DIMENSIONS]."""
+    generator = torch.Generator().manual_seed(derive_seed("projection", dimensions))
+    columns = torch.randn(dimensions, MAX_DIMENSIONS, generator=generator, dtype=torch.float64)
+    return torch.linalg.qr(columns).Q

@@ -1,0 +1,70 @@
+"""The comparison of learned plans: its cells, and the committed page."""
+
+import pandas as pd
+import pytest
+
+from experiments.learned import cells, compare, page
+from experiments.pages import FOLDER
+from pndm import learned
+from pndm.config.compose import compose_fit, compose_runs
+
+
+def test_every_fit_composes_and_has_a_folder_of_its_own():
+    fits = list(cells.fits())
+    assert len({fit.output for fit in fits}) == len(fits) == 2 * (6 + 3)
+    for fit in fits[::5]:
+        cfg = compose_fit(fit.words())
+        assert (cfg.steps, cfg.schedule["name"]) == (fit.nfe, fit.schedule)
+        assert cfg.output == str(fit.output)
+    assert compose_fit(cells.Fit("linear", 5, "weights").words()).learn == ["weights"]
+    assert compose_fit(cells.Fit("linear", 5, "both, radius 0.03").words()).radius == 0.03
+
+
+def test_every_cell_composes_with_its_evaluations_and_seeds():
+    every = [cell for cell in compare.cells() if cell.seed == cells.JUDGING[0]]
+    assert {cell.method for cell in every} >= {*cells.FIXED, *cells.FINE}
+    for cell in every:
+        if cell.method in cells.FIXED and (cell.nfe, cell.schedule) == (10, "linear"):
+            words = ["dataset=digits", f"schedule={cell.schedule}", *cell.words.split()]
+            (cfg,) = compose_runs(words)
+            assert cfg.steps == cell.nfe and cfg.grid == cell.grid
+
+
+def test_seeds_of_judging_were_used_for_nothing_else():
+    for name in learned.names():
+        sets = learned.read(name).fitted["seed_sets"]
+        assert not set(sets.values()) & set(cells.JUDGING) and len(set(sets.values())) == 2
+
+
+def test_grids_are_those_of_the_lowest_fid():
+    assert compare.best_grid("linear", "iPNDM-3", 5) == "leading"
+    assert compare.best_grid("linear", "UniPC-2", 10) == "quadratic"
+
+
+def test_the_committed_page_regenerates(tmp_path):
+    table = compare.load()
+    written, *pictures = page.write(table, tmp_path)
+    assert written.read_text() == (FOLDER / "learned.md").read_text()
+    for picture in pictures:
+        assert (FOLDER / picture.name).exists()
+
+
+def test_what_was_not_measured_says_so(tmp_path, monkeypatch):
+    empty = pd.DataFrame(columns=compare.COLUMNS)
+    assert "not run" in page.document(empty)
+    table = compare.load()
+    part = table[(table["method"] == "DDIM") & (table["nfe"] == 5)]
+    assert page.fids(part, "linear", 1).loc[0, "3"] == "not run"
+    assert page.fids(part, "linear", 1).loc[0, "5"] != "not run"
+    monkeypatch.setattr(learned, "names", list)
+    assert page.lesson(page.shipped()) == "No plan is shipped yet."
+
+
+def test_a_difference_to_itself_is_none():
+    own = compare.load().iloc[0]
+    row = page.compare(own, own)
+    assert row["difference (95 %)"] == "0.00 (0.00 to 0.00)"
+    assert row["learned is"] == "no difference seen"
+    assert page.best_fixed(compare.load(), "linear", 7, 1) is None
+    with pytest.raises(KeyError):
+        page.compare(own.drop("without_00"), own)

@@ -1,0 +1,61 @@
+"""PlanScheduler with a learned plan: `pndm.sample`, in pipelines and after saving."""
+
+import pytest
+import torch
+
+import pndm
+from pndm import plans
+from pndm._errors import InputError
+from pndm.integrations.diffusers import PlanScheduler, PNDMPipeline
+
+NAME = "digits_linear-5"
+
+
+def images(pipe, steps=5):
+    pipe.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(0)
+    return pipe(2, steps, generator=generator, output_type="pt").images
+
+
+def test_a_pipeline_samples_as_we_do(unet, tmp_path):
+    x_T = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    x_0 = pndm.sample(
+        lambda x, t: unet(x, t).sample, x_T, schedule=pndm.schedules.linear(), plan=NAME
+    )
+    want = (x_0 / 2 + 0.5).clamp(0, 1)
+    plan = plans.load(NAME)
+    for given in (NAME, plan, plan.learned.to_json()):
+        scheduler = PlanScheduler(plan=given)
+        pipe = PNDMPipeline(unet=unet, scheduler=scheduler)
+        assert (images(pipe) - want).abs().max() < 1e-5
+        assert scheduler.timesteps.tolist() == pytest.approx(plan.times, abs=1e-3)
+        assert scheduler.order * 5 == 5
+    pipe.save_pretrained(tmp_path)
+    again = PNDMPipeline.from_pretrained(tmp_path)
+    assert again.scheduler.learned == plan
+    assert (images(again) - want).abs().max() < 1e-5
+
+
+def test_it_begins_later_as_image_to_image_pipelines_do():
+    scheduler = PlanScheduler(plan=NAME)
+    scheduler.set_timesteps(5)
+    scheduler.set_begin_index(2)
+    x = torch.randn(1, 1, 8, 8)
+    for t in scheduler.timesteps[2:]:
+        x = scheduler.step(0.1 * x, t, x).prev_sample
+    assert x.isfinite().all()
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(InputError, match="another schedule"):
+        PlanScheduler(plan=NAME, beta_schedule="squaredcos_cap_v2")
+    with pytest.raises(InputError, match="another schedule"):
+        PlanScheduler(plan=NAME, set_alpha_to_one=False)
+    with pytest.raises(InputError, match="predict noise, not velocity"):
+        PlanScheduler(plan=NAME, prediction_type="v_prediction")
+    with pytest.raises(InputError, match="was not learned: pass solver="):
+        PlanScheduler(plan=pndm.plan(pndm.solvers.ddim(), pndm.schedules.linear(), 5))
+    with pytest.raises(InputError, match="pass num_inference_steps=5"):
+        PlanScheduler(plan=NAME).set_timesteps(50)
+    with pytest.raises(InputError, match="pass num_inference_steps=5"):
+        PlanScheduler(plan=NAME).set_timesteps(timesteps=[900, 500, 0])
