@@ -72,7 +72,7 @@ def test_a_comment_and_a_docstring_in_every_module_change_nothing(copy):
         ("schedules.py", "4e-5", "5e-5"),
         ("config/build.py", 'name != "vp"', 'name == "vp"'),
         ("probability_flow.py", "10_000", "20_000"),
-        ("runs/batches.py", "cfg.steps", "cfg.steps + 1"),
+        ("runs/batches.py", "done += len(batch)", "done += 1"),
         ("data/images.py", "127.5", "127.0"),
         ("models/unet.py", "10000", "10001"),
         ("evaluation/statistics.py", "BLOCKS = 20", "BLOCKS = 21"),
