@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.arguments import command
-from experiments.main_table import collect, fid_by_steps, tables
+from experiments.main_table import claims, collect, fid_by_steps, tables
 from experiments.main_table.cells import Results, published
 from experiments.main_table.fid_by_steps import PF_NFE, Cell
 from experiments.pages import FOLDER
@@ -113,6 +113,18 @@ def verdict_on(row: pd.Series | None, value: float) -> dict:
     return {**result, "verdict": "ours is lower" if row["fid"] < value else "ours is higher"}
 
 
+def show_claims(table: pd.DataFrame, dataset: str) -> None:
+    """Print a verdict for each of the abstract's claims: is the FID of the first method lower?"""
+    display = Table("claim", "schedule", "seed set", "difference, 95 %", "FID is")
+    for row in table[table["dataset"] == dataset].itertuples(index=False):
+        numbers = f"{row.difference:.2f} ({row.low:.2f} to {row.high:.2f})"
+        measured = row.verdict != "not run"
+        display.add_row(
+            row.claim, row.schedule, str(row.seed), numbers if measured else "", row.verdict
+        )
+    Console().print(display)
+
+
 def show_comparison(table: pd.DataFrame) -> None:
     """Print the comparison."""
     display = Table("schedule", "method", "steps", "published", "ours", "verdict", "source")
@@ -150,7 +162,9 @@ def main(words: Sequence[str]) -> None:
     fid_by_steps.main(words)
     outputs = next((w.partition("=")[2] for w in words if w.startswith("outputs=")), "outputs")
     collect.main([outputs])
-    table = compare(Results.load(FOLDER), own["dataset"])
+    results = Results.load(FOLDER)
+    show_claims(claims.table(results), own["dataset"])
+    table = compare(results, own["dataset"])
     show_comparison(table) if len(table) else print(f"{own['dataset']}: nothing was published")
 
 

@@ -463,6 +463,20 @@ def test_without_a_reference_a_run_says_why(mirror, tmp_path, capsys):
     assert len(mirror.asked) == 1  # the images are of no use without Inception
 
 
+def test_the_main_table_does_not_begin_without_a_reference(mirror, tmp_path):
+    from experiments.main_table import fid_by_steps
+
+    own = digits_as_cifar(tmp_path)[:1] + ["model.architecture=digits_linear"]
+    torch.save(UNet(ARCHITECTURES["digits_linear"]).state_dict(), tmp_path / "own.ckpt")
+    words = ["dataset=folder", f"dataset.root={tmp_path}", *own]
+    refused(
+        lambda: fid_by_steps.get_ready("folder", ["linear"], 0, words),
+        "answers 404.*; fid=off makes a table of images alone",
+        Exception,
+    )
+    fid_by_steps.get_ready("folder", ["linear"], 0, [*words, "fid=off"])
+
+
 def test_a_mirror_with_another_inception(mirror, tmp_path):
     mirror.files[INCEPTION] = b"PK\x03\x04 something else"
     runs = compose_runs(["dataset=cifar10", *digits_as_cifar(tmp_path)])
