@@ -176,12 +176,12 @@ def test_sound(name, grid, convention):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in FIXED if name != "f_pndm"])
 def test_sound_at_every_number_of_steps(name):
-    """Every N to 200, and to 1000 a third of them, other ones for the next solver.
+    """Every N to 100, and to 1000 one of nine, other ones for the next solver.
 
     Above 40 on one of the grids and conventions, drawn anew for each N.
     """
     bad = {}
-    for n in (*range(1, 201), *range(201 + FIXED.index(name) % 3, 1000, 3), 1000):
+    for n in (*range(1, 101), *range(101 + FIXED.index(name) % 9, 1000, 9), 1000):
         places = PLACES if n <= 40 else random.Random(f"{name} {n}").sample(PLACES, 1)
         for grid, convention in places:
             if why := unsound(name, grid, convention, n):
