@@ -101,6 +101,7 @@ def write(table: pd.DataFrame, folder: Path) -> list[Path]:
 @command
 def main(more: Sequence[str]) -> None:
     """Measure missing cells, then write the page."""
+    compose_runs(["dataset=digits", *more])  # refuses a wrong word before anything is measured
     path = FOLDER / "conventions.csv"
     table = distances()
     fids = [fid_of(row, more) for _, row in table.iterrows()]

