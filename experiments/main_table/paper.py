@@ -21,6 +21,7 @@ from experiments.main_table import claims, collect, fid_by_steps, tables
 from experiments.main_table.cells import Results, published
 from experiments.main_table.fid_by_steps import PF_NFE, Cell
 from experiments.pages import FOLDER
+from pndm._devices import resolve_device
 from pndm.config.build import build_solver
 from pndm.config.compose import compose_runs
 from pndm.config.schema import ConfigError, Run
@@ -30,6 +31,9 @@ from pndm.runs.needs import Need, all_missing, format_bytes, show
 
 RATE = 50e12
 """FLOP/s of a GPU in single precision with TF32, about a third of an A100's peak."""
+
+LARGE = 1e9
+"""Operations of an evaluation from which a CPU is as fast with four images as with many."""
 
 
 def plan(dataset: str, schedules: Sequence[str], seeds: Sequence[int]) -> pd.DataFrame:
@@ -51,7 +55,10 @@ def plan(dataset: str, schedules: Sequence[str], seeds: Sequence[int]) -> pd.Dat
 
 def seconds_per_evaluation(dataset: str, schedule: str) -> float:
     """The time of one image's evaluation on this device."""
-    (cfg,) = compose_runs([f"dataset={dataset}", f"schedule={schedule}", "solver=ddim"])
+    words = [f"dataset={dataset}", f"schedule={schedule}", "solver=ddim"]
+    (cfg,) = compose_runs(words)
+    if flops(cfg.dataset.models[schedule]) > LARGE and resolve_device(cfg.device) == "cpu":
+        (cfg,) = compose_runs([*words, "batch_size=4"])
     return time_network(cfg, load_runner(cfg), seconds=1).seconds
 
 
