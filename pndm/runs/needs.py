@@ -104,8 +104,18 @@ def images(dataset: str, root: Path | None = None) -> Need:
 
 
 def all_missing(runs: Iterable[Run]) -> list[Need]:
-    """What is not there of all that some runs need, each once."""
-    return list(dict.fromkeys(need for run in runs for need in needs(run) if not need.present))
+    """What is not there of all that some runs need, each once, weights first."""
+    return list(first_to_miss(runs))
+
+
+def first_to_miss(runs: Iterable[Run]) -> dict[Need, Run]:
+    """What `all_missing` lists, and of each the first run that needs it."""
+    found: dict[Need, Run] = {}
+    for run in runs:
+        for need in needs(run):
+            if not need.present:
+                found.setdefault(need, run)
+    return dict(sorted(found.items(), key=lambda item: item[0].kind != "weights"))
 
 
 def show(missing: Iterable[Need]) -> None:

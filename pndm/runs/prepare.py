@@ -17,7 +17,7 @@ from pndm.evaluation.features import inception_remote, load_extractor
 from pndm.evaluation.reference import compute_reference, features_path, reference_path
 from pndm.models.download import fetch as fetch_weights
 from pndm.models.registry import find
-from pndm.runs.needs import Kind, Need, all_missing, needs, show
+from pndm.runs.needs import Kind, Need, first_to_miss, show
 
 FETCHED: tuple[Kind, ...] = ("weights", "Inception", "images")
 """What is downloaded; the rest is computed."""
@@ -31,19 +31,17 @@ def prepare(runs: Sequence[Run], compute: bool = True) -> list[str]:
     than the publisher's, or where the disk is full.
     """
     mirror()  # refuses an address that is none
-    missing, offline = all_missing(runs), any(run.fetch == "off" for run in runs)
-    first = {need: run for run in reversed(runs) for need in needs(run)}
+    first, offline = first_to_miss(runs), any(run.fetch == "off" for run in runs)
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
-        refuse_missing_weights(missing)
-    elif missing:
-        show(missing)
+        refuse_missing_weights(list(first))
+    elif first:
+        show(first)
     reasons: list[str] = []
     failed: set[str] = set()
-    for need in missing:
+    for need, run in first.items():
         if {need.name, ""} & failed:
             continue
-        run = first[need]
         try:
             if need.kind in FETCHED:
                 fetch(need, run.progress, offline)

@@ -477,6 +477,15 @@ def test_the_main_table_does_not_begin_without_a_reference(mirror, tmp_path):
     fid_by_steps.get_ready("folder", ["linear"], 0, [*words, "fid=off"])
 
 
+def test_all_weights_are_fetched_where_inception_is_not(mirror, monkeypatch):
+    monkeypatch.setitem(WEIGHTS, "ddpm_cifar10", replace(WEIGHTS["ddpm_cifar10"], md5=None))
+    mirror.files |= {HEIBOX: b"PK\x03\x04", OPENAI: b"PK\x03\x04"}
+    runs = compose_runs(["dataset=cifar10", "schedule=linear,cosine"], multirun=True)
+    (reason,) = prepare(runs)
+    assert "answers 404" in reason
+    assert mirror.asked == [HEIBOX, OPENAI, INCEPTION]
+
+
 def test_a_mirror_with_another_inception(mirror, tmp_path):
     mirror.files[INCEPTION] = b"PK\x03\x04 something else"
     runs = compose_runs(["dataset=cifar10", *digits_as_cifar(tmp_path)])
