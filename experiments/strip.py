@@ -11,6 +11,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.axes import Axes
 from torch import Tensor
 
 import pndm
@@ -61,6 +62,15 @@ def picture(x_0: Tensor, difference: Tensor) -> Tensor:
     return torch.cat([above, torch.ones(1, above.shape[1], 3), below])
 
 
+def frame(ax: Axes, solver: str, count: int) -> None:
+    """Leave the picture alone, and in the first row the number of evaluations above it."""
+    ax.set(xticks=[], yticks=[])
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
+    if solver == "ddim":
+        ax.set_title(f"{count} evaluations")
+
+
 def draw(path: Path) -> None:
     """A row for each method, a column for each number of evaluations."""
     with figure(10, 3.35, 6, sharey=False, rows=2) as (fig, axes):
@@ -71,11 +81,8 @@ def draw(path: Path) -> None:
             ax.imshow(picture(x_0, difference), interpolation="nearest")
             error = difference.square().mean().sqrt().item()
             fewer = "" if nfe == count else f" ({nfe} evaluations)"
-            ax.set(xticks=[], yticks=[], xlabel=f"error {error:.3f}{fewer}")
-            ax.grid(False)
-            ax.spines[:].set_visible(False)
-            if solver == "ddim":
-                ax.set_title(f"{count} evaluations")
+            frame(ax, solver, count)
+            ax.set_xlabel(f"error {error:.3f}{fewer}")
             if count == EVALUATIONS[0]:
                 height = x_0.shape[2]
                 ax.set_yticks([(height - 1) / 2, (3 * height + 1) / 2], [METHODS[solver], "error"])
@@ -99,11 +106,7 @@ def draw_clothes(path: Path) -> None:
         for ax, (solver, count) in zip(axes, pairs, strict=True):
             tiles = images.grid(images.to_uint8(clothes(solver, count)), columns=4, scale=2)
             ax.imshow(tiles, interpolation="nearest", cmap="gray", vmin=0, vmax=255)
-            ax.set(xticks=[], yticks=[])
-            ax.grid(False)
-            ax.spines[:].set_visible(False)
-            if solver == "ddim":
-                ax.set_title(f"{count} evaluations")
+            frame(ax, solver, count)
             if count == OF_CLOTHES[0]:
                 ax.set_ylabel(METHODS[solver])
         fig.savefig(path, dpi=150, metadata={"Software": None})

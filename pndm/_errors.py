@@ -62,6 +62,17 @@ def file_errors() -> Iterator[None]:
         raise FileError(one_line(error)) from error
 
 
+@contextlib.contextmanager
+def one_line_exit(interrupted: str) -> Iterator[None]:
+    """End a command with one line for a `PndmError`, and for Ctrl-C, which says how to go on."""
+    try:
+        yield
+    except PndmError as error:
+        sys.exit(f"error: {one_line(error)}")
+    except KeyboardInterrupt:
+        sys.exit(f"interrupted: {interrupted}")
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ", did you mean …?" if a known name is close, else an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from pndm import noise
 from pndm._devices import copy_to, resolve_device
-from pndm._errors import NonFiniteError, PndmError, one_line, prepare_console
+from pndm._errors import NonFiniteError, one_line_exit, prepare_console
 from pndm._files import make_folder, sha256, write_atomic, write_json
 from pndm._provenance import commit as current_commit
 from pndm._provenance import versions
@@ -300,12 +300,8 @@ def main(words: list[str]) -> None:
     prepare_console()
     if {"-h", "--help"} & set(words):
         return print(__doc__)
-    try:
+    with one_line_exit("the same command continues from the last checkpoint"):
         train(compose_train(words))
-    except PndmError as error:
-        sys.exit(f"error: {one_line(error)}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted: the same command continues from the last checkpoint")
 
 
 if __name__ == "__main__":

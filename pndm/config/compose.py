@@ -91,10 +91,15 @@ def compose_runs(
             words.require_steps_of_grid(keys, run.grid, run.steps)
             words.require_no_method(keys, run.plan)
             runs.append(validate(run))
-        if not REMOTE & {word.replace("+", "") for word in arguments}:
+        if not runs_elsewhere(arguments):
             for run in runs:
                 require_machine(run)
         return runs
+
+
+def runs_elsewhere(arguments: Sequence[str]) -> bool:
+    """Whether another machine than this one does the runs of a command."""
+    return bool(REMOTE & {word.replace("+", "") for word in arguments})
 
 
 def compose_train(arguments: Sequence[str]) -> Train:

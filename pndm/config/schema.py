@@ -70,8 +70,8 @@ class Wandb:
 
 
 @dataclass
-class Run:
-    """conf/config.yaml: `python run.py`."""
+class Method:
+    """A solver on a network, its schedule and a grid."""
 
     solver: dict[str, Any] = field(default_factory=dict)
     schedule: dict[str, Any] = field(default_factory=dict)
@@ -80,6 +80,12 @@ class Run:
     steps: int = MISSING
     grid: Any = MISSING
     convention: str = MISSING
+
+
+@dataclass
+class Run(Method):
+    """conf/config.yaml: `python run.py`."""
+
     plan: str | None = None
     override: bool = False
     samples: int = MISSING
@@ -143,16 +149,9 @@ class Rates:
 
 
 @dataclass
-class Fit:
+class Fit(Method):
     """conf/fit.yaml: `python -m pndm.fit`."""
 
-    solver: dict[str, Any] = field(default_factory=dict)
-    schedule: dict[str, Any] = field(default_factory=dict)
-    dataset: Dataset = field(default_factory=Dataset)
-    model: Model = field(default_factory=Model)
-    steps: int = MISSING
-    grid: Any = MISSING
-    convention: str = MISSING
     learn: Any = MISSING
     moments: float = MISSING
     radius: float = MISSING

@@ -5,9 +5,8 @@ python -m pndm.data fetch cifar10
 """
 
 import argparse
-import sys
 
-from pndm._errors import PndmError, one_line, prepare_console
+from pndm._errors import one_line_exit, prepare_console
 from pndm.data.download import LICENCES, PUBLISHED, fetch, pieces
 
 
@@ -21,15 +20,11 @@ def main(words: list[str] | None = None) -> None:
     command = commands.add_parser("fetch", help="download and unpack a dataset, of any size")
     command.add_argument("dataset", nargs="+", choices=PUBLISHED)
     options = parser.parse_args(words)
-    try:
+    with one_line_exit("the same command goes on with the download"):
         if options.command == "list":
             return show()
         for dataset in options.dataset:
             print(fetch(dataset))
-    except PndmError as error:
-        sys.exit(f"error: {one_line(error)}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted: the same command goes on with the download")
 
 
 def show() -> None:

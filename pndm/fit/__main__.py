@@ -9,7 +9,7 @@ solution. The result, plan.json, is run by `python run.py plan=FILE`. See conf/f
 
 import sys
 
-from pndm._errors import PndmError, one_line, prepare_console
+from pndm._errors import one_line_exit, prepare_console
 from pndm.config.compose import compose_fit
 
 
@@ -18,7 +18,7 @@ def main(words: list[str]) -> None:
     prepare_console()
     if {"-h", "--help"} & set(words):
         return print(__doc__)
-    try:
+    with one_line_exit("the same command continues from the last checkpoint"):
         cfg = compose_fit(words)
         from pndm import plans
         from pndm.fit.loop import fit
@@ -26,10 +26,6 @@ def main(words: list[str]) -> None:
         path = fit(cfg)
         print(plans.load(path))
         print(f"plan: {path}")
-    except PndmError as error:
-        sys.exit(f"error: {one_line(error)}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted: the same command continues from the last checkpoint")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 
 from pndm._errors import FileError, PndmError, one_line, prepare_console
 from pndm._files import make_folder
-from pndm.config.compose import compose_runs, current_cell, from_hydra, launch, readable_words
+from pndm.config.compose import (
+    compose_runs,
+    current_cell,
+    from_hydra,
+    launch,
+    readable_words,
+    runs_elsewhere,
+)
 from pndm.config.schema import ConfigError, Run
 from pndm.config.validate import require_machine
 from pndm.runs import interrupts
@@ -96,7 +103,7 @@ def run_command(arguments: Sequence[str]) -> int:
     from pndm.runs.record import summarize
 
     only = any(run.fetch == "only" for run in cells)
-    reasons = prepare(cells, compute="launcher=slurm" not in overrides or only)
+    reasons = prepare(cells, compute=only or not runs_elsewhere(overrides))
     for run in cells:  # refuse damaged weights before the first cell
         Job(run).load_weights()
     if only:
