@@ -3,8 +3,10 @@
 import hashlib
 import math
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,8 +16,8 @@ from pndm._errors import InputError
 def initial_noise(seeds: Iterable[int], shape: Sequence[int]) -> Tensor:
     """x_T ~ N(0, 1) for each seed, [len(seeds), *shape] float32 on the CPU.
 
-    Each image has numbers of its own. Seeds below 2³² seed torch's CPU generator; longer ones are
-    keys of Philox. InputError for a negative seed or one of 2⁶³ or more.
+    Each image has numbers of its own. Seeds below 2³² seed torch's CPU generator; the others are
+    places on Philox's streams. InputError for a negative seed or one of 2⁶³ or more.
     """
     seeds = [check_seed(seed) for seed in seeds]
     if min(seeds, default=0) >= 2**32:
@@ -49,92 +51,50 @@ def check_seed(seed: int) -> int:
     return seed
 
 
-def philox(counters: Tensor, keys: Tensor) -> Tensor:
-    """Philox4x32-10: four random words [4, B, n] for each key [2, B] and counter [4, n].
-
-    Words are int64 numbers below 2³². Source: Salmon et al., Parallel random numbers: as easy
-    as 1, 2, 3 (2011), section 3.3.
-    """
-    memory = counters.new_empty(3, 2, keys.shape[1], counters.shape[1])
-    even, odd, _ = _philox(counters, _round_keys(keys), memory)
-    return torch.stack([even[0], odd[0], even[1], odd[1]]) & _LOW
-
-
-def _round_keys(keys: Tensor) -> Tensor:
-    """The keys [10, 2, B, 1] of Philox's rounds."""
-    rounds = torch.arange(10, device="cpu").view(-1, 1, 1)
-    return ((keys + rounds * _KEY_STEPS) & _LOW).unsqueeze(-1)
-
-
-def _philox(counters: Tensor, round_keys: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Words 0 and 2, words 1 and 3 (whose upper 32 bits are garbage), and spare memory.
-
-    `memory` is [3, 2, B, n], and each of the three is [2, B, n] of it.
-    """
-    even = memory[0]
-    (word_0, word_2), multipliers = even, _MULTIPLIERS.unbind()
-    # Taking a row costs half as much as an operation on it: all are taken before the loop.
-    (odd, *odd_rows), (spare, *spare_rows) = ([part, *part] for part in memory[1:])
-    products = (counters[::2] * _MULTIPLIERS).flip(0)
-    high = (products >> 32) ^ counters[1::2]
-    torch.bitwise_xor(high.unsqueeze(1), round_keys[0], out=even).bitwise_and_(_LOW)
-    odd.copy_(products.unsqueeze(1))
-    for key in round_keys[1:].unbind():
-        torch.mul(word_0, multipliers[0], out=spare_rows[1])
-        torch.mul(word_2, multipliers[1], out=spare_rows[0])
-        torch.bitwise_right_shift(spare, _HALF, out=even)
-        even.bitwise_xor_(odd).bitwise_xor_(key).bitwise_and_(_LOW)
-        odd, odd_rows, spare, spare_rows = spare, spare_rows, odd, odd_rows
-    return even, odd, spare
-
-
-_MULTIPLIERS = torch.tensor([[0xD2511F53], [0xCD9E8D57]], dtype=torch.int64, device="cpu")
-_KEY_STEPS = torch.tensor([[0x9E3779B9], [0xBB67AE85]], dtype=torch.int64, device="cpu")
-_LOW = torch.tensor(2**32 - 1, dtype=torch.int64, device="cpu")
-_HALF = torch.tensor(32, dtype=torch.int64, device="cpu")
-_CHUNK = 2**15  # counters at a time: their 1.5 MB stay in the CPU's cache
-
-
 def _long(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
-    """Standard normal numbers [len(seeds), *shape] by Philox, whose key is the seed.
+    """Standard normal numbers [len(seeds), *shape] by Philox4x64-10, a counter-based generator.
 
-    The counters 0, 1, … give four words each, for two Box-Muller pairs. An image holds the
-    cosines of all pairs and then their sines.
+    The upper 32 bits of a seed are the key, the lower ones say where on its stream the image
+    begins, so consecutive images are read at once. Two by two, the halves of the stream's words
+    become a Box-Muller pair: an image holds the cosines of all its pairs, then their sines.
+    Source: Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (2011), section 3.3.
     """
     count = math.prod(shape)
-    blocks = -(-count // 4)
-    seed = torch.tensor(seeds, dtype=torch.int64, device="cpu")
-    keys = _round_keys(torch.stack([seed & _LOW, seed >> 32]))
-    normal = torch.empty(len(seeds), 2, 2 * blocks, dtype=torch.float32, device="cpu")
-    images = max(1, min(len(seeds), _CHUNK // max(1, blocks)))
-    for start in range(0, blocks, _CHUNK):
-        counters = torch.zeros(4, min(_CHUNK, blocks - start), dtype=torch.int64, device="cpu")
-        counters[0] = torch.arange(start, start + counters.shape[1], device="cpu")
-        memory = counters.new_empty(3, 2, images, counters.shape[1])
-        columns = normal[..., 2 * start : 2 * (start + counters.shape[1])]
-        for rows, key in zip(
-            torch.split(columns, images), torch.split(keys, images, 2), strict=True
-        ):
-            _box_muller(*_philox(counters, key, memory[:, :, : len(rows)]), out=rows)
+    blocks = -(-count // 8)  # of Philox: four words of 64 bits
+    normal = torch.empty(len(seeds), 2, 4 * blocks, dtype=torch.float32, device="cpu")
+    at_once = max(1, _NUMBERS_AT_ONCE // max(1, count))
+    for start in range(0, len(seeds), at_once):
+        part = seeds[start : start + at_once]
+        words = np.concatenate([_words(run, blocks) for run in _runs(part)])
+        # A signed integer of 32 bits, times 2⁻³¹, is uniform in [−1, 1].
+        halves = torch.from_numpy(words.view(np.int32)).float().mul_(2**-31)
+        radius, angle = halves.view(len(part), -1).chunk(2, dim=1)
+        radius.abs_().add_(2**-32).log_().mul_(-2).sqrt_()
+        angle.mul_(math.pi)
+        cosines, sines = normal[start : start + at_once].unbind(1)
+        torch.mul(radius, angle.cos(), out=cosines)
+        torch.mul(radius, angle.sin(), out=sines)
     return normal.flatten(1)[:, :count].reshape(len(seeds), *shape)
 
 
-def _box_muller(even: Tensor, odd: Tensor, spare: Tensor, out: Tensor) -> None:
-    """Overwrite out [B, 2, 2n] with normal numbers made of the words, and the rest with scraps."""
-    radius, angle, cosine = (row.view(torch.float32) for row in (*spare, even[1]))
-    radius.copy_(_pack(even))
-    angle.copy_(_pack(odd))
-    # A word as a signed integer, times 2⁻³¹, is uniform in [−1, 1].
-    radius.abs_().mul_(2**-31).add_(2**-32).log_().mul_(-2).sqrt_()
-    torch.cos(angle.mul_(math.pi * 2**-31), out=cosine)
-    torch.mul(radius, cosine, out=out[:, 0])
-    torch.mul(radius, angle.sin_(), out=out[:, 1])
+def _words(seeds: Sequence[int], blocks: int) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    """The words of consecutive seeds, `blocks` of four for each."""
+    key, image = divmod(seeds[0], 2**32)
+    generator = np.random.Philox(key=key, counter=image * blocks)
+    return np.asarray(generator.random_raw(4 * blocks * len(seeds)))
 
 
-def _pack(words: Tensor) -> Tensor:
-    """Two rows of words [2, B, n] as signed integers [B, 2n] of 32 bits, in their memory."""
-    low = words[1].bitwise_and_(_LOW)
-    return words[0].bitwise_left_shift_(_HALF).bitwise_or_(low).view(torch.int32)
+def _runs(seeds: Sequence[int]) -> Iterator[Sequence[int]]:
+    """The seeds cut where they are not consecutive or the upper 32 bits change."""
+    first = 0
+    for i in range(1, len(seeds) + 1):
+        if i == len(seeds) or seeds[i] != seeds[i - 1] + 1 or seeds[i] % 2**32 == 0:
+            yield seeds[first:i]
+            first = i
+
+
+_NUMBERS_AT_ONCE = 2**17
+"""They stay in the CPU's cache."""
 
 
 def _short(seed: int, shape: Sequence[int]) -> Tensor:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pndm
-from pndm.noise import derive_seed, initial_noise, philox, step_noise
+from pndm.noise import derive_seed, initial_noise, step_noise
 
 SHAPE = (3, 4, 4)
 
@@ -146,65 +146,64 @@ def test_numbers_of_short_seeds_are_fixed():
     )
 
 
-@pytest.mark.parametrize(
-    ("counter", "key", "words"),
-    [
-        ([0] * 4, [0] * 2, [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
-        (
-            [2**32 - 1] * 4,
-            [2**32 - 1] * 2,
-            [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD],
-        ),
-        (
-            [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
-            [0xA4093822, 0x299F31D0],
-            [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1],
-        ),
-    ],
-)
-def test_philox_gives_the_known_answers(counter, key, words):
-    """The vectors of philox4x32-10 in Random123's kat_vectors, one counter among others."""
-    counters = torch.stack([torch.zeros(4, dtype=torch.int64), torch.tensor(counter)], 1)
-    keys = torch.stack([torch.tensor(key), torch.zeros(2, dtype=torch.int64)], 1)
-    assert philox(counters, keys)[:, 0, 1].tolist() == words
+MASK = 2**64 - 1
 
 
 def scalar_philox(counter, key):
-    """The same in Python's own integers, as the paper writes it."""
-    (c0, c1, c2, c3), (k0, k1) = counter, key
+    """Philox4x64-10 in Python's own integers, as the paper writes it."""
+    c = [counter >> 64 * i & MASK for i in range(4)]
+    k = [key & MASK, key >> 64]
     for _ in range(10):
-        p, q = 0xD2511F53 * c0, 0xCD9E8D57 * c2
-        c0, c1, c2, c3 = q >> 32 ^ c1 ^ k0, q % 2**32, p >> 32 ^ c3 ^ k1, p % 2**32
-        k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
-    return [c0, c1, c2, c3]
+        p, q = 0xD2E7470EE14C6C93 * c[0], 0xCA5A826395121157 * c[2]
+        c = [q >> 64 ^ c[1] ^ k[0], q & MASK, p >> 64 ^ c[3] ^ k[1], p & MASK]
+        k = [(k[0] + 0x9E3779B97F4A7C15) & MASK, (k[1] + 0xBB67AE8584CAA73B) & MASK]
+    return c
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "words"),
+    [
+        (
+            0,
+            0,
+            [0x16554D9ECA36314C, 0xDB20FE9D672D0FDC, 0xD7E772CEE186176B, 0x7E68B68AEC7BA23B],
+        ),
+        (
+            2**256 - 1,
+            2**128 - 1,
+            [0x87B092C3013FE90B, 0x438C3C67BE8D0224, 0x9CC7D7C69CD777B6, 0xA09CAEBF594F0BA0],
+        ),
+    ],
+)
+def test_the_reference_gives_the_known_answers(counter, key, words):
+    """The vectors of philox4x64-10 in Random123's kat_vectors."""
+    assert scalar_philox(counter, key) == words
 
 
 @pytest.mark.parametrize("seed", [2**32, 5 * 2**32 + 7, 2**63 - 1])
 @pytest.mark.parametrize("count", [1, 10, 24])
-def test_long_seeds_are_keys_of_philox(seed, count):
-    """The numbers, restated: Box-Muller on words 2 and 0 (radius), 3 and 1 (angle)."""
-    blocks = [
-        scalar_philox([i, 0, 0, 0], [seed % 2**32, seed >> 32]) for i in range(-(-count // 4))
-    ]
-    signed = [[(w + 2**31) % 2**32 - 2**31 for w in block] for block in blocks]
-    pairs = [pair for w in signed for pair in ((w[2], w[3]), (w[0], w[1]))]
-    polar = [
-        (math.sqrt(-2 * math.log(min(1, abs(r) / 2**31 + 2**-32))), a * math.pi / 2**31)
-        for r, a in pairs
-    ]
+def test_long_seeds_are_places_on_philox_streams(seed, count):
+    """The numbers, restated; NumPy's generator begins at the counter after the one it is given."""
+    blocks = -(-count // 8)
+    key, image = divmod(seed, 2**32)
+    words = [scalar_philox(image * blocks + i + 1, key) for i in range(blocks)]
+    halves = [half for block in words for w in block for half in (w % 2**32, w >> 32)]
+    uniform = [((half + 2**31) % 2**32 - 2**31) / 2**31 for half in halves]
+    pairs = list(zip(uniform[: 4 * blocks], uniform[4 * blocks :], strict=True))
+    polar = [(math.sqrt(-2 * math.log(min(1, abs(r) + 2**-32))), a * math.pi) for r, a in pairs]
     expected = [r * math.cos(a) for r, a in polar] + [r * math.sin(a) for r, a in polar]
     torch.testing.assert_close(
         initial_noise([seed], (count,))[0], torch.tensor(expected[:count]), rtol=1e-5, atol=1e-6
     )
 
 
-def test_large_images_are_drawn_in_chunks(monkeypatch):
-    """Neither the chunk nor the batch shows in the numbers."""
-    seeds = [2**32 + 3, 2**33, 2**40 + 1]
-    whole = initial_noise(seeds, (3, 30, 31))
-    for chunk in (7, 256, 698, 1400):
-        monkeypatch.setattr("pndm.noise._CHUNK", chunk)
-        assert torch.equal(initial_noise(seeds, (3, 30, 31)), whole)
+def test_the_batch_does_not_show_in_the_numbers(monkeypatch):
+    """Neither what is drawn at once, nor runs of consecutive seeds, nor the end of a seed set."""
+    seeds = [2**32 + 3, 2**32 + 4, 2**33 - 1, 2**33, 2**33 + 1, 7, 2**40 + 1, 2**40 + 1, 2**40]
+    single = torch.cat([initial_noise([seed], (3, 30, 31)) for seed in seeds])
+    for numbers in (1, 6000, 9000, 2**20):
+        monkeypatch.setattr("pndm.noise._NUMBERS_AT_ONCE", numbers)
+        assert torch.equal(initial_noise(seeds, (3, 30, 31)), single)
 
 
 def test_short_and_long_seeds_share_a_batch():
