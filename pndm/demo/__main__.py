@@ -1,7 +1,7 @@
 """Serve the web demo.
 
 pip install 'pndm[demo]'
-python -m pndm.demo                                         # digits, on this machine alone
+python -m pndm.demo                            # the shipped networks, on this machine alone
 python -m pndm.demo --checkpoint FILE --architecture ddpm_cifar10
 """
 
@@ -13,7 +13,7 @@ from importlib.util import find_spec
 
 from pndm._devices import resolve_device
 from pndm._errors import InputError, PndmError, one_line, prepare_console
-from pndm.demo.compare import load_digits, load_model
+from pndm.demo.compare import load_model, load_shipped
 from pndm.models.download import fetch
 from pndm.models.registry import ARCHITECTURES, WEIGHTS
 from pndm.runs.processes import without_proxy
@@ -51,7 +51,7 @@ def serve(options: argparse.Namespace) -> None:
     if options.checkpoint:
         networks = load_model(options.checkpoint, options.architecture, options.schedule)
     else:
-        networks = load_digits()
+        networks = load_shipped()
     device = resolve_device("auto")
     for model in networks.values():
         model.network.to(device)
