@@ -37,7 +37,7 @@ FRAMES = 11
 """Nodes that the animation and the strip show, both ends included."""
 
 FINE_STEPS = 200
-"""Steps of the fine solution: by Heun, 2e-4 (digits) and 9e-4 (fashion) from Heun at every whole time."""
+"""Steps of the fine solution by Heun: 2e-4 (digits) or 9e-4 (fashion) from all whole times."""
 
 TILE = 96
 """Pixels to which small images are enlarged."""

@@ -546,6 +546,7 @@ def test_another_method(page):
 
 @pytest.mark.slow
 def test_wrong_values_are_shown_in_one_line_and_can_be_mended(page):
+    page.choose("network", "digits_linear, linear")
     for name, right, wrong, message in (
         ("steps-a", "3", "0", "steps is 0, but must be a whole number from 1 to 1000"),
         ("steps-b", "3", "1001", "steps is 1001, but must be"),
@@ -589,6 +590,7 @@ def test_wrong_values_that_depend_on_others(page):
 
 @pytest.mark.slow
 def test_it_asks_no_other_machine(page):
+    page.choose("network", "digits_linear, linear")
     page.compare()
     page.results()
     events = [
