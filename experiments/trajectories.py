@@ -1,6 +1,6 @@
 """Trajectories from noise to digits and clothes by several methods, from the same seeds.
 
-    python -m experiments.trajectories    # trajectory.png, trajectory_fashion.png, interpolation.png
+    python -m experiments.trajectories    # trajectory[_fashion].png, interpolation.png
 
 `trajectory` shows x_0 as predicted at every node of ten steps, x_0 = (x_t − √(1−ᾱ)·e)/√ᾱ, and the
 image at the end. `interpolation` shows images whose noises lie between two seeds', on the great
@@ -80,7 +80,8 @@ def draw(rows: dict[str, Tensor], title: str, below: str, stem: Path) -> list[Pa
         axes,
     ):
         for ax, (name, strip) in zip(axes, rows.items(), strict=True):
-            tiles = images.grid(images.to_uint8(strip), columns=len(strip), scale=64 // strip.shape[-1])
+            scale = 64 // strip.shape[-1]
+            tiles = images.grid(images.to_uint8(strip), columns=len(strip), scale=scale)
             ax.imshow(tiles, interpolation="nearest")
             ax.set(xticks=[], yticks=[])
             ax.set_ylabel(name, rotation=0, ha="right", va="center")
