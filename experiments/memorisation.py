@@ -9,7 +9,6 @@ would lie nearer to the scans it was trained on than real digits that it never s
 are Euclidean over pixels from 0 to 1, to the nearest of a set.
 """
 
-import argparse
 import csv
 import json
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 import pndm
-from pndm._errors import prepare_console
+from pndm._errors import Parser, prepare_console
 from pndm._files import write_json
 from pndm._provenance import commit
 from pndm.data import datasets, images
@@ -109,7 +108,7 @@ def markdown(rows: list[dict[str, str]]) -> str:
 
 def main() -> None:
     """Measure, write results/memorisation.csv with its provenance, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--held-out", type=Path, default=HELD_OUT)
     parser.add_argument("--samples", type=int)
     parser.add_argument("--clothes", action="store_true", help="of Fashion-MNIST")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 
 from pndm._devices import resolve_device
-from pndm._errors import InputError, PndmError, one_line, prepare_console
+from pndm._errors import InputError, Parser, PndmError, one_line, prepare_console
 from pndm.demo.compare import load_model, load_shipped
 from pndm.models.download import fetch
 from pndm.models.registry import ARCHITECTURES, WEIGHTS
@@ -23,7 +23,7 @@ from pndm.schedules import SCHEDULES
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serve the page until it is interrupted; SystemExit with one line if it cannot."""
     prepare_console()
-    parser = argparse.ArgumentParser("python -m pndm.demo", description="Serve the web demo.")
+    parser = Parser("python -m pndm.demo", description="Serve the web demo.")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: other machines see it too")
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--checkpoint", help="a weight file, or a name known to pndm.models")
