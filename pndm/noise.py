@@ -1,12 +1,10 @@
 """Random numbers keyed by an image's seed, independent of the batch and of earlier calls."""
 
 import hashlib
-import math
 import operator
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,13 +14,12 @@ from pndm._errors import InputError
 def initial_noise(seeds: Iterable[int], shape: Sequence[int]) -> Tensor:
     """x_T ~ N(0, 1) for each seed, [len(seeds), *shape] float32 on the CPU.
 
-    Each image has numbers of its own. Seeds below 2³² seed torch's CPU generator; the others are
-    places on Philox's streams. InputError for a negative seed or one of 2⁶³ or more.
+    Seed s·2³² + i, image i of seed set s, seeds torch's CPU generator with h(s) + i modulo 2³²,
+    where h is a hash and h(0) = 0. So the images of a set have numbers of their own, and two sets
+    of n images share some with a probability of n/2³¹. InputError for a negative seed or one of
+    2⁶³ or more.
     """
-    seeds = [check_seed(seed) for seed in seeds]
-    if min(seeds, default=0) >= 2**32:
-        return _long(seeds, shape)
-    return _stack([_short(s, shape) if s < 2**32 else _long([s], shape)[0] for s in seeds], shape)
+    return _stack([_draw(_short_seed(check_seed(seed)), shape) for seed in seeds], shape)
 
 
 def step_noise(seeds: Iterable[int], shape: Sequence[int]) -> Callable[[int], Tensor]:
@@ -33,7 +30,7 @@ def step_noise(seeds: Iterable[int], shape: Sequence[int]) -> Callable[[int], Te
     """
     seeds = [check_seed(seed) for seed in seeds]
     return lambda row: _stack(
-        [_short(derive_seed("step noise", seed, row) % 2**32, shape) for seed in seeds], shape
+        [_draw(derive_seed("step noise", seed, row) % 2**32, shape) for seed in seeds], shape
     )
 
 
@@ -51,54 +48,20 @@ def check_seed(seed: int) -> int:
     return seed
 
 
-def _long(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
-    """Standard normal numbers [len(seeds), *shape] by Philox4x64-10, a counter-based generator.
-
-    The upper 32 bits of a seed are the key, the lower ones say where on its stream the image
-    begins, so consecutive images are read at once. Two by two, the halves of the stream's words
-    become a Box-Muller pair: an image holds the cosines of all its pairs, then their sines.
-    Source: Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (2011), section 3.3.
-    """
-    count = math.prod(shape)
-    blocks = -(-count // 8)  # of Philox: four words of 64 bits
-    normal = torch.empty(len(seeds), 2, 4 * blocks, dtype=torch.float32, device="cpu")
-    at_once = max(1, _NUMBERS_AT_ONCE // max(1, count))
-    for start in range(0, len(seeds), at_once):
-        part = seeds[start : start + at_once]
-        words = np.concatenate([_words(run, blocks) for run in _runs(part)])
-        # A signed integer of 32 bits, times 2⁻³¹, is uniform in [−1, 1].
-        halves = torch.from_numpy(words.view(np.int32)).float().mul_(2**-31)
-        radius, angle = halves.view(len(part), -1).chunk(2, dim=1)
-        radius.abs_().add_(2**-32).log_().mul_(-2).sqrt_()
-        angle.mul_(math.pi)
-        cosines, sines = normal[start : start + at_once].unbind(1)
-        torch.mul(radius, angle.cos(), out=cosines)
-        torch.mul(radius, angle.sin(), out=sines)
-    return normal.flatten(1)[:, :count].reshape(len(seeds), *shape)
+def _short_seed(seed: int) -> int:
+    """The 32 bits for torch's CPU generator, which takes no more; short seeds are themselves."""
+    seed_set, image = divmod(seed, 2**32)
+    return (_first_seed(seed_set) + image) % 2**32
 
 
-def _words(seeds: Sequence[int], blocks: int) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    """The words of consecutive seeds, `blocks` of four for each."""
-    key, image = divmod(seeds[0], 2**32)
-    generator = np.random.Philox(key=key, counter=image * blocks)
-    return np.asarray(generator.random_raw(4 * blocks * len(seeds)))
+@lru_cache
+def _first_seed(seed_set: int) -> int:
+    """Where the short seeds of a seed set begin."""
+    return derive_seed("seed set", seed_set) % 2**32 if seed_set else 0
 
 
-def _runs(seeds: Sequence[int]) -> Iterator[Sequence[int]]:
-    """The seeds cut where they are not consecutive or the upper 32 bits change."""
-    first = 0
-    for i in range(1, len(seeds) + 1):
-        if i == len(seeds) or seeds[i] != seeds[i - 1] + 1 or seeds[i] % 2**32 == 0:
-            yield seeds[first:i]
-            first = i
-
-
-_NUMBERS_AT_ONCE = 2**17
-"""They stay in the CPU's cache."""
-
-
-def _short(seed: int, shape: Sequence[int]) -> Tensor:
-    """Standard normal numbers of torch's CPU generator, which takes 32 bits of a seed."""
+def _draw(seed: int, shape: Sequence[int]) -> Tensor:
+    """Standard normal numbers of torch's CPU generator."""
     generator = torch.Generator("cpu").manual_seed(seed)
     return torch.randn(tuple(shape), generator=generator, dtype=torch.float32, device="cpu")
 

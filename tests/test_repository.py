@@ -176,13 +176,10 @@ def room(module):
 METHOD_FILES = [name for name in PACKAGE if room(module_of(name)) in pndm.METHOD]
 
 
-BESIDES_TORCH = {"pndm/probability_flow.py": {"torchode"}, "pndm/noise.py": {"numpy"}}
-
-
 def test_the_method_needs_torch_alone():
-    """And an integrator and a generator; nothing of what stands around it."""
+    """And torchode in the adaptive method; nothing of what stands around it."""
     for name, target in ((file, target) for file in METHOD_FILES for target in imports(file)):
-        outside = {"torch"} | BESIDES_TORCH.get(name, set())
+        outside = {"torch", "torchode"} if name == "pndm/probability_flow.py" else {"torch"}
         top, *rest = target.split(".")
         if top == "pndm":
             assert rest and rest[0] in (*pndm.METHOD, "_errors"), f"{name} imports {target}"
