@@ -10,6 +10,9 @@ EVALUATIONS = (3, 4, 5, 6, 8, 10)
 JUDGING = (1, 2, 0)
 """Seed sets that no fit has seen (see `pndm.learned`); 0 chose the grids of the fixed methods."""
 
+TABLE_SEED = 0
+"""The seed set of the methods of many steps, which are not measured again."""
+
 SAMPLES = 1797
 FITS = Path("outputs/learned")
 """The folder of all fits."""
@@ -60,6 +63,7 @@ class Fit(NamedTuple):
         return [
             *(f"dataset={DATASET}", f"schedule={self.schedule}", f"steps={self.nfe}"),
             *("solver=ipndm", "solver.order=3", "grid=leading", f"output={self.output}"),
+            *(["iterations=500"] if self.nfe == 5 and self.variant == "both" else []),
             *VARIANTS[self.variant].split(),
         ]
 
