@@ -87,6 +87,7 @@ def code_hash(modules: tuple[str, ...] = IMAGE_CODE + MEASURE_CODE) -> str:
     return _digest(content)[:16]
 
 
+@cache
 def syntax(source: str) -> list[Any]:
     """Return the syntax tree of Python code as nested lists, without docstrings and layout."""
     return _plain(ast.parse(source))
