@@ -42,46 +42,51 @@ def start(arguments, folder, within=(), **environment):
 class Fork:
     """A run in a fork of a process that has imported all that runs do, which takes seconds.
 
-    Like `start`, it runs on one thread in a process group of its own.
+    Like that of `start` it is on one thread, in its own process group; `before` is code that is
+    executed first.
     """
 
-    def __init__(self, arguments, folder, **environment):
-        self.files = tempfile.TemporaryDirectory()
-        self.texts = [Path(self.files.name, name) for name in ("out", "err")]
-        words = ["device=cpu", *arguments, f"outputs={folder}"]
+    def __init__(self, arguments, folder, before="", **environment):
+        self.folder = tempfile.TemporaryDirectory()
+        self.texts = [Path(self.folder.name, name) for name in ("out", "err")]
+        words = ["run.py", "device=cpu", *arguments, f"outputs={folder}"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-        self.process = FORKS.Process(target=run, args=(words, environment, self.texts))
+        self.process = FORKS.Process(target=run, args=(words, before, environment, self.texts))
         self.process.start()
         self.pid = self.process.pid
 
     @property
     def returncode(self):
+        """Its exit status, minus the signal that ended it, or None."""
         return self.process.exitcode
 
-    poll = returncode.fget
+    def poll(self):
+        return self.returncode
 
     def send_signal(self, number):
         os.kill(self.pid, number)
 
-    kill = property(lambda self: self.process.kill)
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
 
     def communicate(self, timeout=None):
-        """What it printed, once it has ended."""
+        """What it has printed to stdout and stderr when it ends."""
         self.process.join(timeout)
-        assert self.returncode is not None, "it takes too long"
+        assert self.returncode is not None, "it does not end"
         return tuple(path.read_text() for path in self.texts)
 
 
-def run(words, environment, texts):
+def run(words, before, environment, texts):
     """The process of a `Fork`."""
     os.setsid()
-    os.environ.clear()
-    os.environ.update(environment)
     for number, path in enumerate(texts, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.clear()
+    os.environ.update(environment)
     torch.set_num_threads(1)
-    sys.argv = ["run.py", *words]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.argv = words
+    exec(before, {})
     command.main()
 
 
