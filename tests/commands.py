@@ -64,14 +64,19 @@ class Fork:
         return self.returncode
 
     def send_signal(self, number):
-        os.kill(self.pid, number)
+        if self.poll() is None:
+            os.kill(self.pid, number)
 
     def kill(self):
-        self.send_signal(signal.SIGKILL)
+        self.process.kill()
+
+    def wait(self, seconds=None):
+        """Wait until it ends, or for a time."""
+        self.process.join(seconds)
 
     def communicate(self, timeout=None):
         """What it has printed to stdout and stderr when it ends."""
-        self.process.join(timeout)
+        self.wait(timeout)
         assert self.returncode is not None, "it does not end"
         return tuple(path.read_text() for path in self.texts)
 

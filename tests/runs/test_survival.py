@@ -36,7 +36,7 @@ def test_twenty_kills_leave_the_result_as_it_would_have_been(undisturbed, tmp_pa
         process = Fork(DDIM, tmp_path)
         while process.poll() is None and times(tmp_path, "status.json") == before:
             time.sleep(0.02)
-        time.sleep(chance.uniform(0, 2.5))
+        process.wait(chance.uniform(0, 1.5))
         process.kill()
         process.communicate()
         shards = times(tmp_path, "images/*.npz")
