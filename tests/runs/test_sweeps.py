@@ -14,7 +14,7 @@ from pndm.runs.processes import assign_gpu, process_count
 from pndm.runs.worker import main
 
 SWEEP = [
-    *("-m", "schedule=linear,cosine", "solver=ddim,s_pndm,plms", "steps=3"),
+    *("-m", "schedule=linear,cosine", "solver=plms", "steps=2,3,200"),
     *("samples=40", "progress=false", "wandb.mode=disabled"),
 ]
 LAUNCHERS = ["basic", "joblib", "slurm_local"]
