@@ -1,6 +1,5 @@
 """Common to all tests: no network, no account, no user cache, few threads."""
 
-import gc
 import ipaddress
 import os
 import socket
@@ -25,11 +24,6 @@ def pytest_configure(config):
     # On tensors as small as the tests' threads mostly wait for each other.
     workers = max(2, len(config.getoption("tx", None) or ()))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
-
-
-def pytest_collection_finish():
-    """Exempt what is imported by now from garbage collection, which visits it in vain."""
-    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

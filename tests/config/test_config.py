@@ -240,20 +240,31 @@ def test_one_wrong_cell_refuses_the_whole_sweep():
 
 
 @pytest.fixture
-def refusal(monkeypatch, capsys, tmp_path):
-    """The line with which the command ends in an empty folder, having printed nothing else."""
+def end(monkeypatch, tmp_path):
+    """With what the command exits in an empty folder."""
 
-    def end(arguments):
+    def run(arguments):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
         monkeypatch.setattr(interrupts, "listen", lambda: None)  # to the signals of the tests
         with pytest.raises(SystemExit) as ended:
             command.main()
-        assert capsys.readouterr() == ("", "")
-        assert isinstance(ended.value.code, str) and "\n" not in ended.value.code
         return ended.value.code
 
-    return end
+    return run
+
+
+@pytest.fixture
+def refusal(end, capsys):
+    """The line with which the command is refused, having printed nothing else."""
+
+    def run(arguments):
+        line = end(arguments)
+        assert capsys.readouterr() == ("", "")
+        assert isinstance(line, str) and "\n" not in line
+        return line
+
+    return run
 
 
 @pytest.mark.parametrize("argument", ["step=50", "+step=50", "solver=plsm", "steps=0", "seed=-1"])
@@ -279,13 +290,10 @@ def test_flags_and_outputs_are_checked_too(arguments, cure, refusal, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def in_a_process(*arguments, **options):
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, **options)
-
-
 @pytest.mark.parametrize("arguments", [["--help"], ["-c", "job"], ["step=5"], ["solver=plsm"]])
 def test_help_and_a_typo_need_no_torch(arguments, tmp_path):
-    done = in_a_process("-X", "importtime", ROOT / "run.py", *arguments, cwd=tmp_path)
+    command = [sys.executable, "-X", "importtime", ROOT / "run.py", *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     lines = done.stderr.splitlines()
     imported = {line.split("|")[-1].strip() for line in lines if "|" in line}
     assert "hydra" in imported and "torch" not in imported
@@ -297,9 +305,9 @@ def test_help_and_a_typo_need_no_torch(arguments, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_help_of_a_method():
-    done = in_a_process(ROOT / "run.py", "--help", "solver=ddim")
-    assert done.returncode == 0 and "steps: 50" in done.stdout
+def test_help_of_a_method(end, capsys):
+    assert end(["--help", "solver=ddim"]) == 0
+    assert "steps: 50" in capsys.readouterr().out
 
 
 def test_weights_of_ones_own_are_read_before_anything_is_written(tmp_path):
