@@ -20,6 +20,7 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.core.singleton import Singleton
@@ -179,9 +180,10 @@ def _conf(folder: str | None = None) -> Iterator[dict[str, list[str]]]:
                 path.prepend("command-line", f"file://{Path(folder).resolve()}", anchor="schema")
                 GlobalHydra.instance().clear()
                 Hydra.create_main_hydra2("pndm", path)
-            loader = GlobalHydra.instance().config_loader()
-            names = [name for name in loader.list_groups("") if name not in ("hydra", "_schema")]
-            yield {name: loader.get_group_options(name) for name in names}
+            # the loader itself would copy all of its repository for every question
+            repository = GlobalHydra.instance().config_loader().repository
+            names = set(repository.get_group_options("", ObjectType.GROUP)) - {"hydra", "_schema"}
+            yield {name: repository.get_group_options(name) for name in sorted(names)}
     except HydraException as error:
         raise ConfigError(one_line(error)) from None
 
