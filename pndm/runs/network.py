@@ -13,7 +13,7 @@ from pndm import models
 from pndm._devices import copy_to
 from pndm._memory import free_memory, is_out_of_memory, memory_for
 from pndm._tf32 import tf32
-from pndm.models.unet import UNet
+from pndm.models.unet import OUTER, UNet
 
 PRECISIONS = {
     "fp64": torch.float64,
@@ -22,7 +22,8 @@ PRECISIONS = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
-"""The network's dtype in each precision; the state is float64 in fp64, else float32."""
+"""The network's dtype in each precision; the state is float64 in fp64, else float32, and so are
+the network's first and last layers (`pndm.models.unet.OUTER`)."""
 
 MODES = {"off": None, "auto": "default", "max": "max-autotune-no-cudagraphs"}
 """The mode of `torch.compile` for each value of `compile`; on a CPU `auto` does not compile.
@@ -53,7 +54,9 @@ class Runner:
         vectors = device.type == "cuda" or torch.backends.cpu.get_cpu_capability() == "AVX512"
         last = vectors or network.arch.channels >= WIDE
         self.layout = torch.channels_last if last else torch.contiguous_format
-        self.network = network.to(device, self.dtype).to(memory_format=self.layout)
+        for name, layer in network.named_children():
+            layer.to(device, self.state if name in OUTER else self.dtype)
+        self.network = network.to(memory_format=self.layout)
         self.mode = None if device.type == "cpu" and compile == "auto" else MODES[compile]
         if self.mode is not None and device.type == "cuda" and compile == "max":
             self.mode = "max-autotune"
@@ -67,7 +70,7 @@ class Runner:
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """Return e(x, t) in a new tensor."""
         with tf32(self.tf32) if self.device.type == "cuda" else nullcontext():
-            return self._evaluate(x.to(self.dtype), t).to(x.dtype)
+            return self._evaluate(x.to(self.state), t).to(x.dtype)
 
     def _evaluate(self, x: Tensor, t: Tensor) -> Tensor:
         if self._compiled is not None:
