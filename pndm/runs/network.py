@@ -25,11 +25,19 @@ PRECISIONS = {
 """The network's dtype in each precision; the state is float64 in fp64, else float32, and so are
 the network's first and last layers (`pndm.models.unet.OUTER`)."""
 
-MODES = {"off": None, "auto": "default", "max": "max-autotune-no-cudagraphs"}
-"""The mode of `torch.compile` for each value of `compile`; on a CPU `auto` does not compile.
+MODES = {
+    "cpu": {"off": None, "auto": None, "graphs": None, "max": "max-autotune-no-cudagraphs"},
+    "cuda": {
+        "off": None,
+        "auto": "default",
+        "graphs": "reduce-overhead",
+        "max": "max-autotune",
+    },
+}
+"""The mode of `torch.compile` for each kind of device and value of `compile`; None is eager."""
 
-On CUDA `max` is `max-autotune`, which captures CUDA graphs as `reduce-overhead` does.
-"""
+WITH_GRAPHS = ("reduce-overhead", "max-autotune")
+"""The modes that capture CUDA graphs, which overwrite their output in the next call."""
 
 WIDE = 64
 """Channels from which channels_last is not slower on a CPU without AVX-512 either (measured)."""
@@ -57,9 +65,7 @@ class Runner:
         for name, layer in network.named_children():
             layer.to(device, self.state if name in OUTER else self.dtype)
         self.network = network.to(memory_format=self.layout)
-        self.mode = None if device.type == "cpu" and compile == "auto" else MODES[compile]
-        if self.mode is not None and device.type == "cuda" and compile == "max":
-            self.mode = "max-autotune"
+        self.mode = MODES[device.type][compile]
         self._compiled = None if self.mode is None else _compile(network, self.mode)
 
     @property
@@ -77,8 +83,7 @@ class Runner:
             try:
                 torch.compiler.cudagraph_mark_step_begin()
                 e = self._compiled(x, t)
-                # a CUDA graph overwrites its output in the next call
-                return e.clone() if self.mode == "max-autotune" else e
+                return e.clone() if self.mode in WITH_GRAPHS else e
             except RuntimeError as error:
                 from torch._dynamo.exc import (
                     TorchDynamoException,
@@ -125,5 +130,7 @@ def cached_runner(
 ) -> Runner:
     """Return the runner of a network; the last one is cached for the next run."""
     network = load_network(name, architecture, format, state)
+    if MODES[device.type][compile] in WITH_GRAPHS:
+        torch.compiler.reset()  # else the graphs of the last network keep their memory
     with memory_for(name, device):
         return Runner(copy.deepcopy(network), device, precision, compile)
