@@ -42,6 +42,24 @@ WITH_GRAPHS = ("reduce-overhead", "max-autotune")
 WIDE = 64
 """Channels from which channels_last is not slower on a CPU without AVX-512 either (measured)."""
 
+GPU_LAYOUTS = {
+    "fp64": torch.contiguous_format,
+    "fp32": torch.contiguous_format,
+    "tf32": torch.channels_last,
+    "bf16": torch.channels_last,
+    "fp16": torch.channels_last,
+}
+"""The memory layout of a network on a GPU, in each precision.
+
+channels_last is the layout of convolutions on tensor cores, which fp32 and fp64 do not use. For it
+an eager network pays: up to torch 2.14 GroupNorm on CUDA copies its input to the contiguous layout
+(`input.contiguous()` in ATen's group_norm.cpp), and the next convolution copies it back. Compiled,
+such copies are fused with the norm, and the compiler chooses the layouts of convolutions itself.
+This much is read in torch's code. That the copies cost less than contiguous convolutions on tensor
+cores is an expectation, not a measurement: `python -m benchmarks.run layouts --device cuda`
+measures precision × layout × compilation, and a norm that keeps the layout.
+"""
+
 
 class Runner:
     """A network as a denoiser: (x [B, C, H, W] in the state's dtype, t [B]) -> e in that dtype.
@@ -59,9 +77,7 @@ class Runner:
         self.arch, self.device, self.dtype = network.arch, device, PRECISIONS[precision]
         self.tf32 = precision == "tf32"
         self.state = torch.float64 if precision == "fp64" else torch.float32
-        vectors = device.type == "cuda" or torch.backends.cpu.get_cpu_capability() == "AVX512"
-        last = vectors or network.arch.channels >= WIDE
-        self.layout = torch.channels_last if last else torch.contiguous_format
+        self.layout = memory_layout(device, precision, network.arch.channels)
         for name, layer in network.named_children():
             layer.to(device, self.state if name in OUTER else self.dtype)
         self.network = network.to(memory_format=self.layout)
@@ -105,6 +121,14 @@ class Runner:
     def state_of(self, x: Tensor) -> Tensor:
         """Convert x_T of any dtype and device to this network's state dtype, device and layout."""
         return copy_to(x.to(self.state), self.device).contiguous(memory_format=self.layout)
+
+
+def memory_layout(device: torch.device, precision: str, channels: int) -> torch.memory_format:
+    """The layout of a network: by precision on a GPU, by width and vector extension on a CPU."""
+    if device.type == "cuda":
+        return GPU_LAYOUTS[precision]
+    is_wide = torch.backends.cpu.get_cpu_capability() == "AVX512" or channels >= WIDE
+    return torch.channels_last if is_wide else torch.contiguous_format
 
 
 def _compile(network: UNet, mode: str) -> Callable[[Tensor, Tensor], Tensor]:

@@ -17,7 +17,15 @@ from pndm.config.compose import compose_runs
 from pndm.config.schema import SWITCH_VALUES, ConfigError
 from pndm.models.architectures import ARCHITECTURES
 from pndm.models.unet import OUTER, UNet
-from pndm.runs.network import MODES, PRECISIONS, Runner, cached_runner, load_network
+from pndm.runs.network import (
+    GPU_LAYOUTS,
+    MODES,
+    PRECISIONS,
+    Runner,
+    cached_runner,
+    load_network,
+    memory_layout,
+)
 from pndm.runs.run import run_experiment
 
 CPU = torch.device("cpu")
@@ -203,6 +211,14 @@ def test_narrow_networks_do_where_vectors_are_wide(monkeypatch):
         results.append(runner(runner.state_of(x), t))
     assert layouts == [torch.contiguous_format, torch.channels_last]
     assert difference(*results) < 1e-5
+
+
+def test_the_layout_on_a_gpu_is_that_of_tensor_cores_where_they_work():
+    """Every precision has one, for narrow networks too."""
+    assert GPU_LAYOUTS.keys() == PRECISIONS.keys()
+    for precision, layout in GPU_LAYOUTS.items():
+        assert memory_layout(torch.device("cuda", 1), precision, 16) == layout
+        assert (layout == torch.channels_last) == (precision in ("tf32", "bf16", "fp16"))
 
 
 # Compilation
