@@ -9,7 +9,6 @@ each blurred by the standard deviation of its rounding to 17 grey levels, so tha
 are due to the solver, not to a network.
 """
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from torch import Tensor
 import pndm
 from experiments.figures import STYLES, figure, save
 from experiments.pages import FOLDER, NAMES, markdown
-from pndm._errors import prepare_console
+from pndm._errors import Parser, prepare_console
 from pndm.data import datasets, images
 from pndm.schedules import Schedule
 from pndm.solvers import SOLVERS
@@ -145,7 +144,7 @@ def write(table: pd.DataFrame, folder: Path) -> list[Path]:
 
 def main() -> None:
     """Measure, write manifold_MODEL.csv, the page and the figure."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="exact", help="exact, or digits_linear")
     table = measure(parser.parse_args().model)
     path = FOLDER / f"manifold_{table['model'].iloc[0]}.csv"

@@ -4,7 +4,6 @@ python -m experiments.notebooks              # all of notebooks/
 python -m experiments.notebooks --check      # say whether their values would change
 """
 
-import argparse
 import re
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
-from pndm._errors import prepare_console
+from pndm._errors import Parser, prepare_console
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 SECONDS = 300
@@ -56,7 +55,7 @@ def changed(path: Path) -> list[int]:
 
 def main() -> None:
     """Execute all notebooks; with --check, SystemExit that names the cells that differ."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="compare, and write nothing")
     check = parser.parse_args().check
     different = {}

@@ -1,6 +1,6 @@
-"""Trajectories from noise to digit by several methods, from the same seeds.
+"""Trajectories from noise to digits and clothes by several methods, from the same seeds.
 
-    python -m experiments.trajectories        # trajectory.png and interpolation.png
+    python -m experiments.trajectories    # trajectory[_fashion].png, interpolation.png
 
 `trajectory` shows x_0 as predicted at every node of ten steps, x_0 = (x_t − √(1−ᾱ)·e)/√ᾱ, and the
 image at the end. `interpolation` shows images whose noises lie between two seeds', on the great
@@ -24,6 +24,9 @@ from pndm.solvers import SOLVERS
 METHODS = ("ddim", "s_pndm", "plms", "prk", "fon")
 STEPS, SEED = 10, 7
 
+PATHS = {"trajectory": "digits_linear", "trajectory_fashion": "fashion_linear"}
+"""The networks whose paths are drawn, by picture."""
+
 BETWEEN = ((3, 21), (5, 8), (13, 2))
 """Pairs of seeds for interpolation."""
 
@@ -40,11 +43,11 @@ class Predicting:
         return e
 
 
-def path(solver: str, seed: int = SEED, steps: int = STEPS) -> Tensor:
-    """The predicted images [steps + 1, 1, 8, 8] at the nodes, the last one the result."""
-    schedule = pndm.schedules.linear()
-    network = Predicting(pndm.models.load("digits_linear"), schedule)
-    x_T = pndm.initial_noise([seed], (1, 8, 8))
+def path(solver: str, name: str, seed: int = SEED, steps: int = STEPS) -> Tensor:
+    """The predicted images [steps + 1, C, H, W] at the nodes, the last one the result."""
+    schedule, loaded = pndm.schedules.linear(), pndm.models.load(name)
+    network = Predicting(loaded, schedule)
+    x_T = pndm.initial_noise([seed], loaded.arch.image)
     x_0 = pndm.sample(network, x_T, solver=SOLVERS[solver](), schedule=schedule, steps=steps)
     nodes = pndm.plan(SOLVERS[solver](), schedule, steps).nodes[:-1]
     return torch.cat([*(network.seen[node.time] for node in nodes), x_0])
@@ -77,7 +80,8 @@ def draw(rows: dict[str, Tensor], title: str, below: str, stem: Path) -> list[Pa
         axes,
     ):
         for ax, (name, strip) in zip(axes, rows.items(), strict=True):
-            tiles = images.grid(images.to_uint8(strip), columns=len(strip), scale=8)
+            scale = 64 // strip.shape[-1]
+            tiles = images.grid(images.to_uint8(strip), columns=len(strip), scale=scale)
             ax.imshow(tiles, interpolation="nearest")
             ax.set(xticks=[], yticks=[])
             ax.set_ylabel(name, rotation=0, ha="right", va="center")
@@ -90,10 +94,11 @@ def draw(rows: dict[str, Tensor], title: str, below: str, stem: Path) -> list[Pa
 
 
 def main() -> None:
-    """Draw both pictures."""
-    paths = {NAMES[name]: path(name) for name in METHODS}
+    """Draw the three pictures."""
     times = f"nodes of {STEPS} steps, from t = 900 to the image"
-    draw(paths, "the image as predicted on the way", times, FOLDER / "trajectory")
+    for picture, name in PATHS.items():
+        paths = {NAMES[solver]: path(solver, name) for solver in METHODS}
+        draw(paths, "the image as predicted on the way", times, FOLDER / picture)
     rows = {
         f"{NAMES[solver]} {pair[0]}–{pair[1]}": between(solver, pair)
         for pair in BETWEEN
@@ -101,8 +106,8 @@ def main() -> None:
     }
     title = "noises between two seeds, 50 steps"
     draw(rows, title, "share of the way on the great circle, 0 to 1", FOLDER / "interpolation")
-    for name in ("trajectory", "interpolation"):
-        (FOLDER / f"{name}.svg").unlink(missing_ok=True)  # pictures of pixels
+    for picture in (*PATHS, "interpolation"):
+        (FOLDER / f"{picture}.svg").unlink(missing_ok=True)  # pictures of pixels
 
 
 if __name__ == "__main__":

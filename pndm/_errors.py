@@ -4,13 +4,14 @@ Every command shows a `PndmError` in one line. Any other exception is a bug: it 
 traceback, on the terminal and in a run's `status.json`.
 """
 
+import argparse
 import contextlib
 import difflib
 import io
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TypeVar
+from typing import Any, NoReturn, TypeVar
 
 Value = TypeVar("Value")
 
@@ -71,6 +72,18 @@ def one_line_exit(interrupted: str) -> Iterator[None]:
         sys.exit(f"error: {one_line(error)}")
     except KeyboardInterrupt:
         sys.exit(f"interrupted: {interrupted}")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser of a command line whose errors are one line, and whose help keeps its lines."""
+
+    def __init__(self, prog: str | None = None, **kwargs: Any) -> None:
+        super().__init__(prog, **kwargs)
+        self.formatter_class = argparse.RawDescriptionHelpFormatter
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with the message."""
+        sys.exit(f"error: {message} (--help shows the options)")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -1,5 +1,6 @@
 """Noise: an image's numbers depend on its seed alone."""
 
+import itertools
 import math
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pndm
-from pndm.noise import derive_seed, initial_noise, philox, step_noise
+from pndm.noise import derive_seed, initial_noise, step_noise
 
 SHAPE = (3, 4, 4)
 
@@ -146,65 +147,20 @@ def test_numbers_of_short_seeds_are_fixed():
     )
 
 
-@pytest.mark.parametrize(
-    ("counter", "key", "words"),
-    [
-        ([0] * 4, [0] * 2, [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
-        (
-            [2**32 - 1] * 4,
-            [2**32 - 1] * 2,
-            [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD],
-        ),
-        (
-            [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
-            [0xA4093822, 0x299F31D0],
-            [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1],
-        ),
-    ],
-)
-def test_philox_gives_the_known_answers(counter, key, words):
-    """The vectors of philox4x32-10 in Random123's kat_vectors, one counter among others."""
-    counters = torch.stack([torch.zeros(4, dtype=torch.int64), torch.tensor(counter)], 1)
-    keys = torch.stack([torch.tensor(key), torch.zeros(2, dtype=torch.int64)], 1)
-    assert philox(counters, keys)[:, 0, 1].tolist() == words
+def test_seed_sets_are_ranges_of_torchs_seeds():
+    """Those of a set follow each other from a place of its own; set 0 begins at 0."""
+    for seed_set in (0, 1, 2, 10**6, 2**31 - 1):
+        first = 0 if seed_set == 0 else derive_seed("seed set", seed_set)
+        for image in (0, 1, 49_999, 2**32 - 1):
+            generator = torch.Generator().manual_seed((first + image) % 2**32)
+            x = initial_noise([seed_set * 2**32 + image], SHAPE)[0]
+            assert torch.equal(x, torch.randn(SHAPE, generator=generator))
 
 
-def scalar_philox(counter, key):
-    """The same in Python's own integers, as the paper writes it."""
-    (c0, c1, c2, c3), (k0, k1) = counter, key
-    for _ in range(10):
-        p, q = 0xD2511F53 * c0, 0xCD9E8D57 * c2
-        c0, c1, c2, c3 = q >> 32 ^ c1 ^ k0, q % 2**32, p >> 32 ^ c3 ^ k1, p % 2**32
-        k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
-    return [c0, c1, c2, c3]
-
-
-@pytest.mark.parametrize("seed", [2**32, 5 * 2**32 + 7, 2**63 - 1])
-@pytest.mark.parametrize("count", [1, 10, 24])
-def test_long_seeds_are_keys_of_philox(seed, count):
-    """The numbers, restated: Box-Muller on words 2 and 0 (radius), 3 and 1 (angle)."""
-    blocks = [
-        scalar_philox([i, 0, 0, 0], [seed % 2**32, seed >> 32]) for i in range(-(-count // 4))
-    ]
-    signed = [[(w + 2**31) % 2**32 - 2**31 for w in block] for block in blocks]
-    pairs = [pair for w in signed for pair in ((w[2], w[3]), (w[0], w[1]))]
-    polar = [
-        (math.sqrt(-2 * math.log(min(1, abs(r) / 2**31 + 2**-32))), a * math.pi / 2**31)
-        for r, a in pairs
-    ]
-    expected = [r * math.cos(a) for r, a in polar] + [r * math.sin(a) for r, a in polar]
-    torch.testing.assert_close(
-        initial_noise([seed], (count,))[0], torch.tensor(expected[:count]), rtol=1e-5, atol=1e-6
-    )
-
-
-def test_large_images_are_drawn_in_chunks(monkeypatch):
-    """Neither the chunk nor the batch shows in the numbers."""
-    seeds = [2**32 + 3, 2**33, 2**40 + 1]
-    whole = initial_noise(seeds, (3, 30, 31))
-    for chunk in (7, 256, 698, 1400):
-        monkeypatch.setattr("pndm.noise._CHUNK", chunk)
-        assert torch.equal(initial_noise(seeds, (3, 30, 31)), whole)
+def test_the_first_seed_sets_share_no_image():
+    """Of 50,000 images each: their short seeds are disjoint."""
+    starts = sorted([0, *(derive_seed("seed set", s) % 2**32 for s in range(1, 100))])
+    assert min(b - a for a, b in itertools.pairwise([*starts, starts[0] + 2**32])) > 50_000
 
 
 def test_short_and_long_seeds_share_a_batch():

@@ -10,7 +10,6 @@ references are never mixed: the command lists them and asks for a choice. Record
 of images, and duplicates, are omitted and listed by name. W&B is never read.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import json
@@ -36,10 +35,10 @@ from experiments.main_table.cells import (
     Results,
     command,
 )
-from experiments.main_table.figure import write_fid_by_steps
+from experiments.main_table.figure import write_fid_by_steps, write_overview
 from experiments.main_table.tables import summary
 from experiments.pages import FOLDER
-from pndm._errors import MissingFile, PndmError, one_line, prepare_console
+from pndm._errors import MissingFile, Parser, PndmError, one_line, prepare_console
 from pndm._files import read_json
 from pndm.config.compose import CONF
 from pndm.config.schema import ConfigError, from_yaml
@@ -259,6 +258,7 @@ def write(results: Results, folder: Path, page: Path | None) -> list[Path]:
     for dataset in DATASETS:
         written += tables.write(results, dataset, folder)
         written += write_fid_by_steps(results, dataset, folder)
+    written += write_overview(results, folder)
     for module in DEPENDENT_PAGES:
         measured = folder / f"{module.__name__.rpartition('.')[2]}.csv"
         if measured.exists():
@@ -272,7 +272,7 @@ def write(results: Results, folder: Path, page: Path | None) -> list[Path]:
 
 def main(words: Sequence[str]) -> None:
     """Run the command line; SystemExit with one line on an error."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("outputs", nargs="*", type=Path, help="folders of runs (outputs)")
     parser.add_argument("--readme", action="store_true", help="read no runs, only results/")
     parser.add_argument("--keep", action="store_true", help="keep the other cells of a dataset")

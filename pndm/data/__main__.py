@@ -4,17 +4,14 @@ python -m pndm.data list
 python -m pndm.data fetch cifar10
 """
 
-import argparse
-
-from pndm._errors import one_line_exit, prepare_console
+from pndm._errors import Parser, one_line_exit, prepare_console
 from pndm.data.download import LICENCES, PUBLISHED, fetch, pieces
 
 
 def main(words: list[str] | None = None) -> None:
     """Run one command; SystemExit with one line if it cannot."""
     prepare_console()
-    parser = argparse.ArgumentParser(prog="python -m pndm.data", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = Parser(prog="python -m pndm.data", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="the published datasets, and which are here")
     command = commands.add_parser("fetch", help="download and unpack a dataset, of any size")

@@ -1,7 +1,7 @@
 """Serve the web demo.
 
 pip install 'pndm[demo]'
-python -m pndm.demo                                         # digits, on this machine alone
+python -m pndm.demo                            # the shipped networks, on this machine alone
 python -m pndm.demo --checkpoint FILE --architecture ddpm_cifar10
 """
 
@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 
 from pndm._devices import resolve_device
-from pndm._errors import InputError, PndmError, one_line, prepare_console
-from pndm.demo.compare import load_digits, load_model
+from pndm._errors import InputError, Parser, PndmError, one_line, prepare_console
+from pndm.demo.compare import load_model, load_shipped
 from pndm.models.download import fetch
 from pndm.models.registry import ARCHITECTURES, WEIGHTS
 from pndm.runs.processes import without_proxy
@@ -23,7 +23,7 @@ from pndm.schedules import SCHEDULES
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serve the page until it is interrupted; SystemExit with one line if it cannot."""
     prepare_console()
-    parser = argparse.ArgumentParser("python -m pndm.demo", description="Serve the web demo.")
+    parser = Parser("python -m pndm.demo", description="Serve the web demo.")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: other machines see it too")
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--checkpoint", help="a weight file, or a name known to pndm.models")
@@ -51,7 +51,7 @@ def serve(options: argparse.Namespace) -> None:
     if options.checkpoint:
         networks = load_model(options.checkpoint, options.architecture, options.schedule)
     else:
-        networks = load_digits()
+        networks = load_shipped()
     device = resolve_device("auto")
     for model in networks.values():
         model.network.to(device)

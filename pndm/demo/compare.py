@@ -27,8 +27,8 @@ from pndm.plans import Plan
 from pndm.schedules import Schedule
 from pndm.solvers import SOLVERS, Solver
 
-DIGITS = {"linear": "digits_linear", "cosine": "digits_cosine"}
-"""The networks that ship with the package, by schedule."""
+SHIPPED = ("fashion_linear", "fashion_cosine", "digits_linear", "digits_cosine")
+"""The networks that ship with the package, by name."""
 
 MAX_IMAGES = 16
 """Images in one comparison, at most."""
@@ -37,7 +37,7 @@ FRAMES = 11
 """Nodes that the animation and the strip show, both ends included."""
 
 FINE_STEPS = 200
-"""Steps of the fine solution: by Heun, 2e-4 from Heun at every whole time (digits)."""
+"""Steps of the fine solution by Heun: 2e-4 (digits) or 9e-4 (fashion) from all whole times."""
 
 TILE = 96
 """Pixels to which small images are enlarged."""
@@ -94,7 +94,7 @@ DEFAULT_METHODS = (Method("ddim", 30), Method("plms", 21))
 class Setting(NamedTuple):
     """What both sides share; `times`, unless empty, replace the grid and the steps."""
 
-    schedule: str = "linear"
+    network: str = SHIPPED[0]
     grid: str = "leading"
     seeds: str = "0-15"
     convention: str = "aligned"
@@ -135,7 +135,7 @@ def compare(
 
     InputError, before anything is sampled, for a value that cannot be used.
     """
-    model = networks[setting.schedule]
+    model = networks[setting.network]
     schedule = model.build_schedule(setting.convention)
     seeds = read_seeds(setting.seeds)
     plans = [make_plan(method, schedule, setting, model) for method in methods]
@@ -330,18 +330,17 @@ def thumbnail(x: Tensor) -> Tensor:
     return adaptive_avg_pool2d(x, min(x.shape[-1], THUMBNAIL))
 
 
-def load_digits() -> dict[str, Model]:
-    """The networks that ship with the package, by schedule."""
-    return {
-        schedule: Model(name, models.load(name), schedule) for schedule, name in DIGITS.items()
-    }
+def load_shipped() -> dict[str, Model]:
+    """The networks that ship with the package, by name."""
+    return {name: model for shipped in SHIPPED for name, model in load_model(shipped).items()}
 
 
 def load_model(
-    checkpoint: str, architecture: str | None, schedule: str | None
+    checkpoint: str, architecture: str | None = None, schedule: str | None = None
 ) -> dict[str, Model]:
-    """One network as `pndm.models.load` takes it; unless given, its schedule is its card's."""
+    """One network as `pndm.models.load` takes it, by name; without a schedule, its card's."""
     network = models.load(checkpoint, architecture=architecture)
     if schedule is None:
         schedule = network.provenance.get("schedule", "linear")
-    return {schedule: Model(network.provenance["name"], network, schedule)}
+    name = network.provenance["name"]
+    return {name: Model(name, network, schedule)}

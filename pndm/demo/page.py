@@ -13,10 +13,10 @@ from pndm import grids
 from pndm._errors import PndmError, one_line
 from pndm.demo.compare import (
     DEFAULT_METHODS,
-    DIGITS,
     FINE_STEPS,
     MAX_IMAGES,
     METHODS,
+    SHIPPED,
     Method,
     Model,
     Result,
@@ -139,11 +139,11 @@ def _method_inputs(side: str, method: Method) -> tuple[gr.Dropdown, gr.Number, g
 def _setting_inputs(networks: dict[str, Model], device: str) -> tuple[Any, ...]:
     """The inputs of both sides: those of a `Setting`, in its order."""
     with gr.Row():
-        schedule = gr.Dropdown(
-            [(f"{model.name}, {name}", name) for name, model in networks.items()],
+        network = gr.Dropdown(
+            [(f"{name}, {model.schedule}", name) for name, model in networks.items()],
             label="Network and schedule",
             info="The variances that it was trained with",
-            elem_id="schedule",
+            elem_id="network",
         )
         grid = gr.Dropdown(
             list(grids.GRIDS),
@@ -174,12 +174,12 @@ def _setting_inputs(networks: dict[str, Model], device: str) -> tuple[Any, ...]:
             elem_id="times",
         )
         distance = gr.Checkbox(
-            device == "cuda" or networks.keys() == DIGITS.keys(),
+            device == "cuda" or set(networks) == set(SHIPPED),
             label="Distance to the fine solution",
             info=f"Costs up to {2 * FINE_STEPS} evaluations, once for the same seeds",
             elem_id="distance",
         )
-    return schedule, grid, seeds, convention, times, distance
+    return network, grid, seeds, convention, times, distance
 
 
 def render(results: Sequence[Result]) -> list:

@@ -11,13 +11,13 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 
 from pndm._devices import check_device, resolve_device
 from pndm._download import Unavailable, download
-from pndm._errors import MissingFile, PndmError, one_line, prepare_console
+from pndm._errors import MissingFile, Parser, PndmError, one_line, prepare_console
 from pndm._files import cache_dir, expand_user
 from pndm.data import datasets
 from pndm.data.download import fetch_unasked
@@ -154,17 +154,9 @@ def user_path(text: str) -> Path:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        sys.exit(f"error: {message} (--help shows the options)")
-
-
 def parser() -> Parser:
     """The parser of all commands."""
     top = Parser(prog="python -m pndm.evaluation", description=__doc__)
-    top.formatter_class = argparse.RawDescriptionHelpFormatter
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, run: Callable[..., None]) -> Parser:

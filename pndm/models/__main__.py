@@ -5,12 +5,11 @@ python -m pndm.models fetch ddpm_cifar10
 python -m pndm.models convert my.ckpt --architecture ddpm_cifar10
 """
 
-import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from pndm._errors import prepare_console
+from pndm._errors import Parser, prepare_console
 from pndm._files import cache_dir, expand_user
 from pndm.models import cards, locations
 from pndm.models.architectures import ARCHITECTURES
@@ -21,8 +20,7 @@ from pndm.models.registry import WEIGHTS, CheckpointError, find
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return 0, or 1 after an error of one line."""
     prepare_console()
-    parser = argparse.ArgumentParser(prog="python -m pndm.models", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = Parser(prog="python -m pndm.models", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="the registered weights, and which are downloaded")
     command = commands.add_parser("fetch", help="download weights, resuming interrupted downloads")

@@ -225,16 +225,18 @@ def test_slerp_stays_on_the_sphere():
         assert trajectories.slerp(a, b, share).norm().item() == pytest.approx(a.norm().item())
 
 
-def test_a_path_ends_at_the_sample():
-    strip = trajectories.path("plms", seed=3, steps=5)
+@pytest.mark.parametrize("name", trajectories.PATHS.values())
+def test_a_path_ends_at_the_sample(name):
+    strip = trajectories.path("plms", name, seed=3, steps=5)
+    network = pndm.models.load(name)
     x_0 = pndm.sample(
-        pndm.models.load("digits_linear"),
-        pndm.initial_noise([3], (1, 8, 8)),
+        network,
+        pndm.initial_noise([3], network.arch.image),
         solver=pndm.solvers.plms(),
         schedule=pndm.schedules.linear(),
         steps=5,
     )
-    assert strip.shape == (6, 1, 8, 8) and torch.equal(strip[-1:], x_0)
+    assert strip.shape == (6, *network.arch.image) and torch.equal(strip[-1:], x_0)
 
 
 # The paper's table of a dataset
