@@ -380,3 +380,17 @@ def test_eigenproblems_that_do_not_fit_on_a_gpu_are_solved_on_the_cpu(kind, monk
     else:
         assert compute_fid([], evaluator) == {"value": 1.0}
         assert devices == ["cuda", "cpu"] and freed == [torch.device("cuda")]
+
+
+def test_features_come_to_the_cpu_once_and_images_go_pinned(extractor, monkeypatch):
+    """Once for each extraction, whatever its chunks, as each copy waits for the GPU."""
+    pixels, copies, uploads = images(), [], []
+    whole = extractor(pixels)
+    plain = torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda t: copies.append(len(t)) or plain(t))
+    monkeypatch.setattr(
+        features, "copy_to", lambda t, device: uploads.append((len(t), device)) or t.to(device)
+    )
+    monkeypatch.setattr(features, "EXTRACTION", 100)
+    torch.testing.assert_close(extract_in_chunks(extractor, pixels), whole)
+    assert copies == [250] and uploads == [(100, CPU), (100, CPU), (50, CPU)]
