@@ -91,8 +91,9 @@ def page(table: pd.DataFrame) -> str:
 def keep(rows: list[Row], part: str, path: Path) -> pd.DataFrame:
     """Replace a part's rows in a table file; return the whole table."""
     path.parent.mkdir(exist_ok=True)
-    new = pd.DataFrame(rows).assign(command=part, machine=machine())
-    old = pd.read_csv(path) if path.exists() else new[:0]
+    kinds = {"met": "boolean"}  # of which a column without any would be read as numbers
+    new = pd.DataFrame(rows).assign(command=part, machine=machine()).astype(kinds)
+    old = pd.read_csv(path, dtype=kinds) if path.exists() else new[:0]
     order = {name: place for place, name in enumerate(PARTS)}
     table = pd.concat([old[old["command"] != part], new] if len(old) else [new])
     table = table.sort_values("command", key=lambda names: names.map(order), kind="stable")

@@ -105,6 +105,13 @@ def test_no_row_is_begun_after_the_time_is_over(monkeypatch, tmp_path, capsys):
     assert (pd.read_csv(tmp_path / "new" / "cpu.csv")["command"] == "one").all()
 
 
+def test_what_has_no_aim_does_not_hide_what_has_met_one(tmp_path):
+    path = tmp_path / "cpu.csv"
+    for part, met in (("overhead", None), ("end_to_end", True), ("shares", False)):
+        run.keep([measure.Row("a", "b", "s", 1.0, 2.0, 2.0, "1×", met, None, "n")], part, path)
+    assert list(run.formatted(pd.read_csv(path))["met"]) == ["–", "yes", "no"]
+
+
 def test_both_distances_are_the_same(monkeypatch):
     monkeypatch.setattr(frechet, "IMAGES", 300)
     monkeypatch.setattr(frechet, "DIMENSION", 16)
