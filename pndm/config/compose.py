@@ -69,8 +69,7 @@ def compose_runs(
     `folder` holds further options, as `solver/mine.yaml` (Hydra's --config-dir). ConfigError for
     the first thing that is wrong with any of them.
     """
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        raise ConfigError("run.py starts its own processes: python run.py processes=N …")
+    _require_own_processes("run.py", "python run.py")
     arguments = readable_words(arguments)
     with _conf(folder) as groups:
         overrides = _parse(arguments)
@@ -105,12 +104,19 @@ def runs_elsewhere(arguments: Sequence[str]) -> bool:
 
 def compose_train(arguments: Sequence[str]) -> Train:
     """The valid configuration of `python -m pndm.train` with these overrides."""
+    _require_own_processes("pndm.train", "python -m pndm.train")
     return validate_train(_compose_one("train", arguments))
 
 
 def compose_fit(arguments: Sequence[str]) -> Fit:
     """The valid configuration of `python -m pndm.fit` with these overrides."""
     return validate_fit(_compose_one("fit", [words.as_list("learn", word) for word in arguments]))
+
+
+def _require_own_processes(name: str, command: str) -> None:
+    """ConfigError where torch's launcher started a command that starts processes itself."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        raise ConfigError(f"{name} starts its own processes: {command} processes=N …")
 
 
 def _compose_one(name: str, arguments: Sequence[str]) -> Any:
