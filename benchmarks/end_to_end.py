@@ -94,8 +94,9 @@ def measure(
             def other(other_network=other_network, starts=starts):
                 scheduler.set_timesteps(STEPS, device=device)
                 x = starts[1]
-                for t in scheduler.timesteps:
-                    x = scheduler.step(other_network(x, t).sample, t, x, return_dict=False)[0]
+                with tf32(False):  # torch's own default is TF32 for convolutions
+                    for t in scheduler.timesteps:
+                        x = scheduler.step(other_network(x, t).sample, t, x, return_dict=False)[0]
                 return x
 
             began = time.perf_counter()

@@ -2,13 +2,16 @@
 
     python -m benchmarks.run                      # everything; results/cpu.csv and .md, or cuda
     python -m benchmarks.run overhead programs    # only these parts
+    python -m benchmarks.run --seconds 300        # as many as fit into five minutes
 
 Each part alternates ours and the other, and tells medians and the median of their ratios; it is
 saved as soon as it is measured.
 """
 
 import argparse
+import math
 import platform
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.metadata import version
@@ -19,7 +22,16 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import end_to_end, frechet, overhead, precision, programs, shares
+from benchmarks import (
+    end_to_end,
+    frechet,
+    layouts,
+    overhead,
+    precision,
+    programs,
+    shares,
+    throughput,
+)
 from benchmarks.measure import Row
 from experiments.pages import markdown
 from pndm._devices import use_device
@@ -31,6 +43,8 @@ PARTS: dict[str, Callable[..., Iterator[Row]]] = {
     "end_to_end": end_to_end.measure,
     "compiled": partial(end_to_end.measure, compile="max"),
     "bf16": partial(end_to_end.measure, precision="bf16", which=end_to_end.MIDDLE),
+    "throughput": throughput.measure,
+    "layouts": layouts.measure,
     "shares": shares.measure,
     "precision": precision.measure,
     "frechet": frechet.measure,
@@ -74,12 +88,12 @@ def page(table: pd.DataFrame) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def keep(rows: list[Row], part: str, device: str) -> pd.DataFrame:
-    """Replace a part's rows in the table file; return the whole table."""
-    path = RESULTS / f"{device}.csv"
-    RESULTS.mkdir(exist_ok=True)
-    new = pd.DataFrame(rows).assign(command=part, machine=machine())
-    old = pd.read_csv(path) if path.exists() else new[:0]
+def keep(rows: list[Row], part: str, path: Path) -> pd.DataFrame:
+    """Replace a part's rows in a table file; return the whole table."""
+    path.parent.mkdir(exist_ok=True)
+    kinds = {"met": "boolean"}  # of which a column without any would be read as numbers
+    new = pd.DataFrame(rows).assign(command=part, machine=machine()).astype(kinds)
+    old = pd.read_csv(path, dtype=kinds) if path.exists() else new[:0]
     order = {name: place for place, name in enumerate(PARTS)}
     table = pd.concat([old[old["command"] != part], new] if len(old) else [new])
     table = table.sort_values("command", key=lambda names: names.map(order), kind="stable")
@@ -95,19 +109,31 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all without any")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the tables")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="begin no row after these")
     options = parser.parse_args()
     unknown = set(options.parts) - set(PARTS)
     if unknown or options.pairs < 1:
         parser.error(f"parts are {', '.join(PARTS)}; pairs at least 1")
 
     use_device(options.device)  # the one that is synchronised
+    end = time.monotonic() + options.seconds
+    path = options.results / f"{options.device.split(':')[0]}.csv"
     for part in options.parts or PARTS:
         rows = []
-        for row in PARTS[part](torch.device(options.device), options.pairs):
-            print(row, flush=True)
-            rows.append(row)
-        table = keep(rows, part, options.device.split(":")[0])
-    text = formatted(table)
+        if time.monotonic() < end:
+            for row in PARTS[part](torch.device(options.device), options.pairs):
+                print(row, flush=True)
+                rows.append(row)
+                if time.monotonic() > end:
+                    break
+        if time.monotonic() > end:
+            print(f"{part}: no time for {'more' if rows else 'it'} within {options.seconds:g} s")
+        if rows:
+            keep(rows, part, path)
+    if not path.exists():
+        return
+    text = formatted(pd.read_csv(path))
     drawn = Table(*text.columns)
     for line in text.itertuples(index=False):
         drawn.add_row(*line)

@@ -40,7 +40,7 @@ LOOK = {
 
 @contextmanager
 def figure(
-    width: float, height: float, panels: int = 1, sharey: bool = True, rows: int = 1
+    width: float, height: float, panels: int = 1, sharey: bool | str = True, rows: int = 1
 ) -> Iterator[tuple[Figure, list[Axes]]]:
     """A figure of panels in rows, in the common style, closed afterwards."""
     with plt.rc_context(LOOK):

@@ -2,7 +2,6 @@
 
     python -m pndm.train dataset=digits schedule=linear holdout=true recipe.iterations=5000
     python -m experiments.memorisation
-    python -m experiments.memorisation --clothes      # Fashion-MNIST, which has test images
 
 A network that never saw a fixed tenth of the scans is asked for samples. Were they copies, they
 would lie nearer to the scans it was trained on than real digits that it never saw do. Distances
@@ -86,17 +85,6 @@ def measure(held_out: Path, count: int) -> list[dict[str, object]]:
     ]
 
 
-def measure_clothes(count: int) -> list[dict[str, object]]:
-    """The rows of Fashion-MNIST: samples and as many test images, against all training images."""
-    train, test = (datasets.fashion_mnist(part).images for part in ("all", "test"))
-    order = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))
-    generated = {name: samples(f"fashion_{name}", None, count) for name in ("linear", "cosine")}
-    return [
-        *(row(f"samples, {name}", of, "training", train) for name, of in generated.items()),
-        row("real test images", test[order[:count]], "training", train),
-    ]
-
-
 def markdown(rows: list[dict[str, str]]) -> str:
     """The table of the README."""
     head = (
@@ -110,29 +98,18 @@ def main() -> None:
     """Measure, write results/memorisation.csv with its provenance, print the table."""
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--held-out", type=Path, default=HELD_OUT)
-    parser.add_argument("--samples", type=int)
-    parser.add_argument("--clothes", action="store_true", help="of Fashion-MNIST")
+    parser.add_argument("--samples", type=int, default=1797)
     options = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
-    if options.clothes:
-        rows = measure_clothes(options.samples or 500)
-        write(rows, "memorisation_fashion.csv")
-        return print(markdown(rows))
-    options.samples = options.samples or 1797
     rows = measure(options.held_out, options.samples)
-    write(rows, "memorisation.csv")
+    with (RESULTS / "memorisation.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
     card = json.loads(options.held_out.with_suffix(".json").read_text(encoding="utf-8"))
     origin = {"held_out": card, "commit": commit(), "samples": options.samples}
     write_json(RESULTS / "memorisation.json", origin)
     print(markdown(rows))
-
-
-def write(rows: list[dict[str, object]], name: str) -> None:
-    """Write the rows to a file of results/."""
-    with (RESULTS / name).open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from itertools import accumulate
 from numbers import Integral
 from typing import Literal, NamedTuple, get_args
@@ -125,6 +125,11 @@ class Table(Schedule):
             case "diffusers":
                 return self.table[max(time, 0)]
 
+    @cached_property
+    def _depths(self) -> tuple[float, ...]:
+        """−log ᾱ at the integer times from 0 on, which does not fall."""
+        return tuple(-self._knot(time) for time in range(self.timesteps))
+
     def log_alpha_bar(self, t: float) -> float:
         self.check(t)
         if self.convention == "released":
@@ -151,7 +156,7 @@ class Table(Schedule):
         first, last = self._knot(-1), self._knot(self.timesteps - 1)
         if not last <= log_alpha_bar <= first:
             raise InputError(f"log ᾱ = {log_alpha_bar} is outside [{last}, {first}]")
-        right = bisect_left(range(self.timesteps), -log_alpha_bar, key=lambda i: -self._knot(i))
+        right = bisect_left(self._depths, -log_alpha_bar)
         start, end = self._knot(right - 1), self._knot(right)
         return float(right) if start == end else right - (log_alpha_bar - end) / (start - end)
 

@@ -4,7 +4,8 @@
 
 The loss is Ho et al.'s L_simple = E‖e − e_θ(√ᾱ_t·x_0 + √(1−ᾱ_t)·e, t)‖² (eq. 14), its times
 stratified over the batch. Everything random in iteration i is drawn from (seed, i) alone, so a
-run that was stopped continues from its checkpoint as if it had never been.
+run that was stopped continues from its checkpoint as if it had never been. With `processes=N`
+each process has a part of the same batch and of the same random numbers.
 """
 
 import copy
@@ -15,7 +16,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from tqdm import tqdm
 
 from pndm import noise
 from pndm._devices import copy_to, resolve_device
+from pndm._distributed import Part, distribute, mean_of_processes, run_processes
 from pndm._errors import NonFiniteError, one_line_exit, prepare_console
 from pndm._files import make_folder, sha256, write_atomic, write_json
 from pndm._provenance import commit as current_commit
@@ -47,12 +49,17 @@ WIDE = 32
 """From so many channels on, channels_last trains faster (measured)."""
 
 
-def loss(model: Callable[[Tensor, Tensor], Tensor], x_0: Tensor, alpha_bar: Tensor) -> Tensor:
-    """Mean squared error of the predicted noise, eq. 14; x_0 [B, C, H, W], alpha_bar [T]."""
-    count, timesteps = len(x_0), len(alpha_bar)
+def times_and_noise(count: int, image: Sequence[int], timesteps: int) -> tuple[Tensor, Tensor]:
+    """Stratified times t [B] and noise e ~ N(0, 1) [B, C, H, W] of a batch, on the CPU."""
     strata = (torch.arange(count) + torch.rand(count)) / count
-    t = copy_to((strata * timesteps).long().clamp(max=timesteps - 1), x_0.device)
-    e = copy_to(torch.randn(x_0.shape), x_0.device)
+    t = (strata * timesteps).long().clamp(max=timesteps - 1)
+    return t, torch.randn(count, *image)
+
+
+def loss(
+    model: Callable[[Tensor, Tensor], Tensor], x_0: Tensor, t: Tensor, e: Tensor, alpha_bar: Tensor
+) -> Tensor:
+    """Mean squared error of the predicted noise, eq. 14; x_0 [B, C, H, W], alpha_bar [T]."""
     a = alpha_bar[t].view(-1, 1, 1, 1)
     return (model(a.sqrt() * x_0 + (1 - a).sqrt() * e, t.float()) - e).square().mean()
 
@@ -94,6 +101,20 @@ def update_ema(ema: nn.Module, model: nn.Module, decay: float, iteration: int) -
 
 def train(cfg: Train) -> Path:
     """Train to `cfg.recipe.iterations`, resuming if there is a checkpoint; the weights' path."""
+    if cfg.processes == 1 or cfg.finish:
+        train_part(cfg, Part())
+    else:
+        run_processes(train_part, cfg.processes, cfg.device, cfg)
+    return weights_path(Path(cfg.output))
+
+
+def weights_path(out: Path) -> Path:
+    """The file of the averaged weights in a training's folder."""
+    return out / f"{out.name}.safetensors"
+
+
+def train_part(cfg: Train, part: Part) -> None:
+    """Train on a part of every batch; the first of several processes writes all files."""
     recipe, out = cfg.recipe, Path(cfg.output)
     device = torch.device(resolve_device(cfg.device))
     root = None if cfg.dataset.root is None else Path(cfg.dataset.root)
@@ -136,12 +157,21 @@ def train(cfg: Train) -> Path:
     size = len(data)  # type: ignore[arg-type]  # which torch's Dataset does not promise
     loader = DataLoader(
         data,
-        batch_sampler=batch_indices(size, recipe.batch_size, cfg.seed, start),
+        batch_sampler=map(part.of, batch_indices(size, recipe.batch_size, cfg.seed, start)),
         num_workers=cfg.workers,
         pin_memory=is_cuda,
     )
-    network = torch.compile(model, dynamic=False) if cfg.compile == "auto" else model
-    bar = tqdm(loader, total=recipe.iterations, initial=start, desc=out.name, mininterval=1)
+    shared = distribute(model, part, recipe.batch_size)
+    network = torch.compile(shared, dynamic=False) if cfg.compile == "auto" else shared
+    weight, is_first = part.weight(recipe.batch_size), part.rank == 0
+    bar = tqdm(
+        loader,
+        total=recipe.iterations,
+        initial=start,
+        desc=out.name,
+        mininterval=1,
+        disable=not is_first,
+    )
     window, began = [], time.monotonic()
     model.train()
     for iteration, batch in enumerate(bar, start):
@@ -150,13 +180,15 @@ def train(cfg: Train) -> Path:
         torch.manual_seed(noise.derive_seed("iteration", cfg.seed, iteration))
         x_0 = images.from_uint8(batch.to(device, non_blocking=True))
         if cfg.dataset.flip:
-            is_flipped = copy_to(torch.rand(len(x_0), 1, 1, 1) < 0.5, device)
-            x_0 = torch.where(is_flipped, x_0.flip(3), x_0)
+            is_flipped = torch.rand(recipe.batch_size, 1, 1, 1) < 0.5
+            x_0 = torch.where(copy_to(part.of(is_flipped), device), x_0.flip(3), x_0)
+        drawn = times_and_noise(recipe.batch_size, arch.image, schedule.timesteps)
+        t, e = (copy_to(part.of(numbers), device) for numbers in drawn)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(iteration, recipe)
         with tf32(cfg.precision == "tf32"):
             with torch.autocast(device.type, torch.bfloat16, enabled=cfg.precision == "bf16"):
-                value = loss(network, x_0, alpha_bar)
+                value = loss(network, x_0, t, e, alpha_bar) * weight
             optimizer.zero_grad()
             value.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -166,13 +198,13 @@ def train(cfg: Train) -> Path:
         window.append(value.detach())
         done = iteration + 1
         if done % recipe.log_every == 0 or done == recipe.iterations:
-            mean = torch.stack(window).mean().item()
+            mean = mean_of_processes(torch.stack(window).mean(), part).item()
             if not math.isfinite(mean):
                 raise NonFiniteError(f"loss is {mean} at iteration {done}: lower recipe.lr")
             losses.append([done, mean])
             window = []
             bar.set_postfix(loss=f"{mean:.4f}")
-        if done % recipe.checkpoint_every == 0 or done == recipe.iterations:
+        if is_first and (done % recipe.checkpoint_every == 0 or done == recipe.iterations):
             now = time.monotonic()
             seconds, began = seconds + now - began, now
             state = {
@@ -187,7 +219,8 @@ def train(cfg: Train) -> Path:
             }
             write_atomic(checkpoint, partial(torch.save, state))
     bar.close()
-    return finish(cfg, ema, losses, seconds, commit, recipe.iterations)
+    if is_first:
+        finish(cfg, ema, losses, seconds, commit, recipe.iterations)
 
 
 def identity(cfg: Train) -> dict[str, Any]:
@@ -196,7 +229,7 @@ def identity(cfg: Train) -> dict[str, Any]:
     Their precision in the file is no part of it.
     """
     found: dict[str, Any] = dataclasses.asdict(cfg)
-    for key in ("output", "device", "workers", "finish", "compile"):
+    for key in ("output", "device", "workers", "finish", "compile", "processes"):
         del found[key]
     if cfg.precision == "fp32":  # as checkpoints from before there was a choice
         del found["precision"]
@@ -241,13 +274,13 @@ def _differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
 
 def finish(
     cfg: Train, ema: UNet, losses: list, seconds: float, commit: str | None, iterations: int
-) -> Path:
+) -> None:
     """Write the averaged weights, their card, the loss curve and a picture of samples.
 
     With `recipe.half` the file has half precision, and the picture is made with its numbers.
     """
     out = Path(cfg.output)
-    weights = out / f"{out.name}.safetensors"
+    weights = weights_path(out)
     rounded = ema.half() if cfg.recipe.half else ema
     state = {name: tensor.contiguous() for name, tensor in rounded.state_dict().items()}
     write_atomic(weights, lambda path: save_file(state, path))
@@ -277,6 +310,7 @@ def finish(
         "loss": losses[-1][1],
         "loss_last_tenth": mean_of_last_tenth(losses),
         "seconds": round(seconds, 1),
+        **({} if cfg.processes == 1 else {"processes": cfg.processes}),
         "threads": torch.get_num_threads(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "sha256": sha256(weights),
@@ -286,7 +320,6 @@ def finish(
     }
     write_json(weights.with_suffix(".json"), card)
     print(json.dumps(card, indent=2))
-    return weights
 
 
 def mean_of_last_tenth(losses: list) -> float:

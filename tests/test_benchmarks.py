@@ -4,7 +4,18 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks import end_to_end, frechet, measure, overhead, precision, run, shares
+from benchmarks import (
+    end_to_end,
+    frechet,
+    layouts,
+    measure,
+    overhead,
+    precision,
+    run,
+    shares,
+    throughput,
+)
+from pndm.evaluation.features import load_extractor
 
 CPU = torch.device("cpu")
 
@@ -35,6 +46,70 @@ def test_both_networks_give_the_same_images(monkeypatch):
     assert all(row.difference < 1e-4 for row in rows)
     (largest,) = end_to_end.measure(CPU, 1, precision="bf16", which=end_to_end.MIDDLE)
     assert largest.case.endswith("batch 3, bf16, eager") and 0 < largest.difference < 0.1
+
+
+def test_throughput_is_of_the_same_images(monkeypatch):
+    monkeypatch.setattr(throughput, "SIZES", {"cpu": ("digits_linear", 2, 4, True)})
+    monkeypatch.setattr(throughput, "inception", lambda device: load_extractor("digits", device))
+    rows = list(throughput.measure(CPU, 1))
+    assert [row.case.rpartition(", ")[2] for row in rows] == [
+        "without features",
+        "with features",
+    ] * 2
+    for plain, whole in zip(rows[::2], rows[1::2], strict=True):
+        assert 0 < plain.ours < whole.ours and 0 < plain.other < whole.other
+    assert rows[0].difference <= 2 / 255 and 0 < rows[2].difference < 0.2
+    assert "images/s; autocast" in rows[2].note
+
+
+@torch.no_grad()
+def test_a_norm_that_keeps_the_layout_is_the_same_norm():
+    x = (3 * torch.randn(2, 16, 5, 6) + 1).to(memory_format=torch.channels_last)
+    norm = layouts.LayoutNorm(4, 16, eps=1e-6)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    expected = torch.nn.functional.group_norm(x, 4, norm.weight, norm.bias, 1e-6)
+    assert measure.difference(norm(x), expected) < 1e-5
+    assert norm(x).is_contiguous(memory_format=torch.channels_last)
+    half = norm.bfloat16()(x.bfloat16())
+    assert half.dtype == torch.bfloat16 and measure.difference(half.float(), expected) < 0.02
+
+
+def test_layouts_are_compared_in_every_precision(monkeypatch):
+    networks = {"cpu": {"digits_linear": (2, ("fp32", "bf16"), ("off",))}}
+    monkeypatch.setattr(layouts, "NETWORKS", networks)
+    rows = list(layouts.measure(CPU, 1))
+    assert [row.case.split(", ")[2] for row in rows] == ["fp32", "fp32", "bf16", "bf16", "bf16"]
+    assert all(row.difference < 1e-5 for row in rows[:2])
+    assert all(row.difference < 0.05 for row in rows[2:])
+
+
+def test_no_row_is_begun_after_the_time_is_over(monkeypatch, tmp_path, capsys):
+    """What was measured is kept, in the folder that was asked for."""
+
+    def endless(device, pairs):
+        while True:
+            yield measure.Row("a", "b", "s", 1.0, 2.0, 2.0, "1×", True, None, "a note")
+
+    def never(device, pairs):
+        raise AssertionError
+        yield
+
+    monkeypatch.setattr(run, "PARTS", {"one": endless, "two": never})
+    monkeypatch.setattr(
+        "sys.argv", ["run", "--device=cpu", "--seconds=0.2", f"--results={tmp_path / 'new'}"]
+    )
+    run.main()
+    said = capsys.readouterr().out
+    assert "one: no time for more within 0.2 s" in said and "two: no time for it" in said
+    assert (pd.read_csv(tmp_path / "new" / "cpu.csv")["command"] == "one").all()
+
+
+def test_what_has_no_aim_does_not_hide_what_has_met_one(tmp_path):
+    path = tmp_path / "cpu.csv"
+    for part, met in (("overhead", None), ("end_to_end", True), ("shares", False)):
+        run.keep([measure.Row("a", "b", "s", 1.0, 2.0, 2.0, "1×", met, None, "n")], part, path)
+    assert list(run.formatted(pd.read_csv(path))["met"]) == ["–", "yes", "no"]
 
 
 def test_both_distances_are_the_same(monkeypatch):

@@ -9,14 +9,16 @@ import torch
 
 from pndm._devices import check_device, resolve_precision
 from pndm._errors import InputError
+from pndm._files import file_state
 from pndm._provenance import hardware
 from pndm.config import compose
 from pndm.config.compose import compose_runs
 from pndm.config.schema import ConfigError
 from pndm.models.architectures import ARCHITECTURES
+from pndm.models.registry import find
 from pndm.runs import command, job, record
 from pndm.runs.job import Job, compile_setting
-from pndm.runs.network import Runner
+from pndm.runs.network import Runner, cached_runner
 from pndm.runs.processes import process_count
 
 
@@ -181,6 +183,62 @@ def test_only_long_runs_are_compiled_by_themselves():
     assert compile_setting(replace(short, compile="max"), small, cuda) == "max"
     assert compile_setting(run("solver=pf", "samples=50000", "device=cpu"), big, cuda) == "auto"
     assert compile_setting(long, big, torch.device("cpu")) == "auto"
+
+
+def test_small_networks_get_cuda_graphs():
+    """Their evaluations take less time than launching them; few images at once are small too."""
+    cuda, big = torch.device("cuda"), ARCHITECTURES["ddpm_cifar10"]
+    small = ARCHITECTURES["digits_linear"]
+    assert compile_setting(run("samples=1000000", "device=cpu"), small, cuda) == "graphs"
+    few = run("samples=50000", "batch_size=4", "device=cpu")
+    assert compile_setting(few, big, cuda) == "graphs"
+    assert compile_setting(run("samples=50000", "device=cpu"), big, cuda) == "auto"
+
+
+@pytest.fixture
+def gpu_runner(monkeypatch):
+    """A network as on a GPU, on the CPU: what `torch.compile` returns reuses its output."""
+    settings, output = [], torch.empty(2, 1, 8, 8)
+
+    def compiled(network, **how):
+        settings.append(how)
+        return lambda x, t: output.copy_(x)
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr(torch.compiler, "reset", lambda: settings.append("reset"))
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, *where, **how: self)
+
+    def make(compile):
+        cached_runner.cache_clear()
+        path = find("digits_linear").require()
+        how = (torch.device("cuda"), "fp32", compile)
+        runner = cached_runner("digits_linear", None, "auto", file_state(path), *how)
+        runner.device = torch.device("cpu")  # where its tensors are
+        return runner, settings
+
+    yield make
+    cached_runner.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("compile", "mode", "is_graph"),
+    [
+        ("auto", "default", False),
+        ("graphs", "reduce-overhead", True),
+        ("max", "max-autotune", True),
+    ],
+)
+def test_graphs_keep_neither_images_nor_memory(gpu_runner, compile, mode, is_graph):
+    """Their outputs are copied, and the graphs of the network before are dropped."""
+    runner, settings = gpu_runner(compile)
+    assert settings == [*["reset"] * is_graph, {"mode": mode, "dynamic": False}]
+    assert runner.mode == mode  # which is what the record says
+    first = runner(torch.ones(2, 1, 8, 8), torch.zeros(2))
+    runner(torch.zeros(2, 1, 8, 8), torch.zeros(2))
+    assert (first == 1).all() == is_graph
+    settings.clear()
+    runner.free_memory()
+    assert settings == ["reset"]
 
 
 def test_compilation_is_for_static_shapes(monkeypatch):

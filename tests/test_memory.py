@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from pndm.evaluation.features import extract_in_chunks, load_extractor
 from pndm.models.architectures import Architecture
 from pndm.models.unet import UNet
 from pndm.runs.batches import BatchSize, equal_parts, sample_batches
+from pndm.runs.measure import compute_fid
 from pndm.runs.network import Runner
 from pndm.runs.timing import time_evaluations
 
@@ -357,3 +359,38 @@ def test_a_lost_gpu_is_told_in_a_line_and_bugs_are_not(said, kind):
         raise RuntimeError(f"{said}\nCompile with TORCH_USE_CUDA_DSA")
     assert type(error.value).__name__ == kind
     assert kind == "RuntimeError" or "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["cuda", "cpu"])
+def test_eigenproblems_that_do_not_fit_on_a_gpu_are_solved_on_the_cpu(kind, monkeypatch):
+    devices, freed = [], []
+
+    def fid(blocks, reference, device="cpu"):
+        devices.append(str(device))
+        if str(device) == "cuda" or kind == "cpu":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return {"value": 1.0}
+
+    monkeypatch.setattr("pndm.evaluation.metrics.fid", fid)
+    monkeypatch.setattr("pndm.runs.measure.free_memory", freed.append)
+    evaluator = SimpleNamespace(extractor=SimpleNamespace(device=torch.device(kind)), reference=0)
+    if kind == "cpu":
+        with pytest.raises(torch.OutOfMemoryError):
+            compute_fid([], evaluator)
+    else:
+        assert compute_fid([], evaluator) == {"value": 1.0}
+        assert devices == ["cuda", "cpu"] and freed == [torch.device("cuda")]
+
+
+def test_features_come_to_the_cpu_once_and_images_go_pinned(extractor, monkeypatch):
+    """Once for each extraction, whatever its chunks, as each copy waits for the GPU."""
+    pixels, copies, uploads = images(), [], []
+    whole = extractor(pixels)
+    plain = torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda t: copies.append(len(t)) or plain(t))
+    monkeypatch.setattr(
+        features, "copy_to", lambda t, device: uploads.append((len(t), device)) or t.to(device)
+    )
+    monkeypatch.setattr(features, "EXTRACTION", 100)
+    torch.testing.assert_close(extract_in_chunks(extractor, pixels), whole)
+    assert copies == [250] and uploads == [(100, CPU), (100, CPU), (50, CPU)]

@@ -59,8 +59,9 @@ COMMANDS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(
+    ("name", "encoding"), [*((name, "ascii") for name in COMMANDS), ("run.py", "cp1252")]
+)
 def test_consoles_of_other_encodings(name, encoding):
     environment = {**os.environ, "PYTHONIOENCODING": encoding}
     for words in (COMMANDS[name], [*COMMANDS[name][:-1], "--help"]):

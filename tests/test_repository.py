@@ -40,7 +40,8 @@ OWNERS = {
 }
 """Packages that only these files import."""
 
-SUPPORT = ("_devices", "_download", "_errors", "_files", "_memory", "_provenance", "_tf32")
+SUPPORT = ("_devices", "_distributed", "_download", "_errors", "_files", "_memory")
+SUPPORT += ("_provenance", "_tf32")
 """Private support, which imports nothing of the package but itself."""
 
 BELOW = {

@@ -138,8 +138,9 @@ def test_the_loss_is_zero_for_the_true_noise_and_one_for_none():
     alpha_bar = torch.tensor([schedule.alpha_bar(t) for t in range(1000)])
     point = torch.randn(1, 8, 8)
     x_0 = point.expand(64, 1, 8, 8)
-    assert train.loss(Point(schedule, point), x_0, alpha_bar) < 1e-3
-    nothing = train.loss(lambda x, t: torch.zeros_like(x), x_0, alpha_bar)
+    t, e = train.times_and_noise(64, (1, 8, 8), 1000)
+    assert train.loss(Point(schedule, point), x_0, t, e, alpha_bar) < 1e-3
+    nothing = train.loss(lambda x, t: torch.zeros_like(x), x_0, t, e, alpha_bar)
     assert nothing == pytest.approx(1, abs=0.1)
 
 
@@ -177,13 +178,13 @@ def test_the_average_is_updated_at_once_and_as_one_by_one():
     assert all(torch.equal(*pair) for pair in zip(ema.parameters(), expected, strict=True))
 
 
-def test_precision_is_part_of_a_training_and_compilation_is_not():
+def test_precision_is_part_of_a_training_compilation_and_processes_are_not():
     """Checkpoints from before there was a choice go on as fp32."""
-    plain, half, compiled = (
+    plain, half, compiled, shared = (
         train.identity(compose_train([*TINY, *words]))
-        for words in ([], ["precision=bf16"], ["compile=auto"])
+        for words in ([], ["precision=bf16"], ["compile=auto"], ["processes=2"])
     )
-    assert plain == compiled and "precision" not in plain
+    assert plain == compiled == shared and "precision" not in plain
     assert half == {**plain, "precision": "bf16"}
 
 
@@ -193,6 +194,8 @@ def test_precision_is_part_of_a_training_and_compilation_is_not():
         ("precision=fp16", "precision=fp16 does not exist"),
         ("compile=max", "compile=max does not exist"),
         ("precision=tf32", "precision=tf32 needs a GPU"),
+        ("processes=0", "processes=0: give a whole number of at least 1, or auto"),
+        ("processes=9", "processes=9: recipe.batch_size=8 has not an image for each"),
     ],
 )
 def test_trainings_that_cannot_be_done(word, message):
@@ -222,11 +225,11 @@ def test_half_precision_is_of_the_network_alone(monkeypatch):
 
     network, alpha_bar = Network(1, 1, 3, padding=1), torch.linspace(0.99, 0.01, 10)
     x = torch.randn(16, 1, 8, 8)
+    t, e = train.times_and_noise(16, (1, 8, 8), 10)
     values = []
     for enabled in (False, True):
-        torch.manual_seed(0)
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            values.append(train.loss(network, x, alpha_bar))
+            values.append(train.loss(network, x, t, e, alpha_bar))
     values[1].backward()
     assert seen == [(torch.float32, torch.float32), (torch.float32, torch.bfloat16)]
     assert values[1].dtype == network.weight.grad.dtype == torch.float32

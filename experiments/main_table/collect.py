@@ -35,7 +35,7 @@ from experiments.main_table.cells import (
     Results,
     command,
 )
-from experiments.main_table.figure import write_fid_by_steps
+from experiments.main_table.figure import write_fid_by_steps, write_overview
 from experiments.main_table.tables import summary
 from experiments.pages import FOLDER
 from pndm._errors import MissingFile, Parser, PndmError, one_line, prepare_console
@@ -258,6 +258,7 @@ def write(results: Results, folder: Path, page: Path | None) -> list[Path]:
     for dataset in DATASETS:
         written += tables.write(results, dataset, folder)
         written += write_fid_by_steps(results, dataset, folder)
+    written += write_overview(results, folder)
     for module in DEPENDENT_PAGES:
         measured = folder / f"{module.__name__.rpartition('.')[2]}.csv"
         if measured.exists():

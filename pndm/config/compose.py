@@ -20,6 +20,7 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.core.singleton import Singleton
@@ -68,8 +69,7 @@ def compose_runs(
     `folder` holds further options, as `solver/mine.yaml` (Hydra's --config-dir). ConfigError for
     the first thing that is wrong with any of them.
     """
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        raise ConfigError("run.py starts its own processes: python run.py processes=N …")
+    _require_own_processes("run.py", "python run.py")
     arguments = readable_words(arguments)
     with _conf(folder) as groups:
         overrides = _parse(arguments)
@@ -104,12 +104,19 @@ def runs_elsewhere(arguments: Sequence[str]) -> bool:
 
 def compose_train(arguments: Sequence[str]) -> Train:
     """The valid configuration of `python -m pndm.train` with these overrides."""
+    _require_own_processes("pndm.train", "python -m pndm.train")
     return validate_train(_compose_one("train", arguments))
 
 
 def compose_fit(arguments: Sequence[str]) -> Fit:
     """The valid configuration of `python -m pndm.fit` with these overrides."""
     return validate_fit(_compose_one("fit", [words.as_list("learn", word) for word in arguments]))
+
+
+def _require_own_processes(name: str, command: str) -> None:
+    """ConfigError where torch's launcher started a command that starts processes itself."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        raise ConfigError(f"{name} starts its own processes: {command} processes=N …")
 
 
 def _compose_one(name: str, arguments: Sequence[str]) -> Any:
@@ -179,9 +186,10 @@ def _conf(folder: str | None = None) -> Iterator[dict[str, list[str]]]:
                 path.prepend("command-line", f"file://{Path(folder).resolve()}", anchor="schema")
                 GlobalHydra.instance().clear()
                 Hydra.create_main_hydra2("pndm", path)
-            loader = GlobalHydra.instance().config_loader()
-            names = [name for name in loader.list_groups("") if name not in ("hydra", "_schema")]
-            yield {name: loader.get_group_options(name) for name in names}
+            # the loader itself would copy all of its repository for every question
+            repository = GlobalHydra.instance().config_loader().repository
+            names = set(repository.get_group_options("", ObjectType.GROUP)) - {"hydra", "_schema"}
+            yield {name: repository.get_group_options(name) for name in sorted(names)}
     except HydraException as error:
         raise ConfigError(one_line(error)) from None
 

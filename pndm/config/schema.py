@@ -135,6 +135,7 @@ class Train:
     device: str = MISSING
     precision: str = "fp32"
     compile: str = "off"
+    processes: Any = 1
     workers: int = MISSING
     output: str = MISSING
 

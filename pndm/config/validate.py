@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pndm._devices import check_device, resolve_device
+from pndm._devices import check_device, gpu_count, resolve_device
 from pndm._errors import InputError, did_you_mean
 from pndm._files import expand_user
 from pndm.config.build import build_schedule, build_solver
@@ -71,8 +71,7 @@ def validate(run: Run) -> Run:
     for key in ("kid", "prc"):
         if switches[key] == "auto" and switches["fid"] == "off":
             raise ConfigError(f"{key}=auto needs the features of fid=auto, which is off")
-    if run.processes != "auto" and (type(run.processes) is not int or run.processes < 1):
-        raise ConfigError(f"processes={run.processes}: give a whole number of at least 1, or auto")
+    require_processes(run.processes)
 
     if switches["fid"] == "auto" and run.dataset.extractor in CLASSIFIER_IMAGES:
         known = model.architecture or WEIGHTS[model.name].architecture
@@ -204,8 +203,31 @@ def validate_train(train: Train) -> Train:
     require_one_of("compile", train.compile, ("off", "auto"))
     require_at_least("workers", train.workers, 0)
     require_at_least("seed", train.seed, 0)
+    require_processes(train.processes)
     require_machine(train)
-    return train
+    return dataclasses.replace(train, processes=training_processes(train))
+
+
+def training_processes(train: Train) -> int:
+    """How many processes share a batch; ConfigError where they find no GPU or no image each."""
+    if train.processes == 1:
+        return 1
+    on_gpus = resolve_device(train.device) == "cuda"
+    if train.processes == "auto":
+        return max(1, min(gpu_count(), train.recipe.batch_size)) if on_gpus else 1
+    if train.device.startswith("cuda:"):
+        raise ConfigError(f"device={train.device} is one GPU: processes=N needs device=cuda")
+    if on_gpus and train.processes > gpu_count():
+        raise ConfigError(
+            f"processes={train.processes}: this machine has {gpu_count()} GPUs, give at most one "
+            "process for each"
+        )
+    if train.processes > train.recipe.batch_size:
+        raise ConfigError(
+            f"processes={train.processes}: recipe.batch_size={train.recipe.batch_size} has not "
+            "an image for each, give fewer processes"
+        )
+    return int(train.processes)
 
 
 def validate_fit(fit: Fit) -> Fit:
@@ -381,6 +403,12 @@ def require_at_least(key: str, value: int, least: int) -> None:
     """ConfigError for a number that is too small."""
     if value < least:
         raise ConfigError(f"{key}={value}: give a whole number of at least {least}")
+
+
+def require_processes(count: Any) -> None:
+    """ConfigError for a number of processes that is none."""
+    if count != "auto" and (type(count) is not int or count < 1):
+        raise ConfigError(f"processes={count}: give a whole number of at least 1, or auto")
 
 
 def require_one_of(key: str, value: str, options: tuple[str, ...]) -> None:

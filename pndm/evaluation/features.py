@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from pndm import _files
+from pndm._devices import copy_to
 from pndm._download import Remote
 from pndm._errors import InputError, MemoryLimit, MissingFile, lookup
 from pndm._files import cache_dir
@@ -71,7 +72,7 @@ class Extractor:
             raise InputError(
                 f"{self.name} features take {self.channels} channels, not {images.shape[1]}"
             )
-        images = images.to(self.device).expand(-1, self.channels, -1, -1)
+        images = copy_to(images, self.device).expand(-1, self.channels, -1, -1)
         # TF32, cuDNN's default, would change the third digit of the features.
         with torch.no_grad(), tf32(False), _deterministic():
             (features,) = self.network(images)

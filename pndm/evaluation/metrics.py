@@ -15,13 +15,15 @@ from pndm.evaluation.reference import Reference
 from pndm.evaluation.statistics import Moments, Statistics
 
 
-def fid(blocks: Sequence[Statistics], reference: Reference) -> dict[str, Any]:
+def fid(
+    blocks: Sequence[Statistics], reference: Reference, device: torch.device | str = "cpu"
+) -> dict[str, Any]:
     """Compute the Fréchet distance of samples to a reference, as an entry of a record.
 
     `value` is biased by the number n of images, as every published FID is. With BLOCKS blocks
     there are also the jackknife's `bias_corrected` value, standard error `se` and 95 % interval
     `low` … `high`, and `infinity`, the value extrapolated to n → ∞; they are None for any other
-    number of blocks. Warns if n ≤ D.
+    number of blocks, and take 32 eigenproblems of D × D, solved on `device`. Warns if n ≤ D.
     """
     whole = statistics.total(blocks)
     dimension = len(reference.mean)
@@ -38,9 +40,9 @@ def fid(blocks: Sequence[Statistics], reference: Reference) -> dict[str, Any]:
     names = ("bias_corrected", "se", "low", "high", "infinity")
     interval: dict[str, float | None] = dict.fromkeys(names)
     if len(blocks) == statistics.BLOCKS:
-        estimate = statistics.distance(blocks, reference)
+        estimate = statistics.distance(blocks, reference, device)
         interval = {name: getattr(estimate, name) for name in names[:-1]}
-        interval["infinity"] = statistics.extrapolate(blocks, reference)
+        interval["infinity"] = statistics.extrapolate(blocks, reference, device)
     return {
         "value": value,
         **interval,

@@ -25,6 +25,8 @@ BLOCKS = 20
 CHUNK = 8192
 """Rows of features per product in a stream: fewer, larger products."""
 
+Device = torch.device | str
+
 T_19 = 2.0930240544083096
 """The 97.5 % quantile of Student's t with BLOCKS − 1 degrees of freedom."""
 
@@ -184,22 +186,26 @@ def total(parts: Sequence[Statistics]) -> Statistics:
     return whole
 
 
-def frechet_to(b: Moments) -> Callable[[Moments], float]:
+def frechet_to(b: Moments, device: Device = "cpu") -> Callable[[Moments], float]:
     """a ↦ `frechet_distance(a, b)`, with b's covariance factored once.
 
-    For any factor Σ_b = L Lᵀ the eigenvalues of Lᵀ Σ_a L are those of Σ_b^½ Σ_a Σ_b^½.
+    For any factor Σ_b = L Lᵀ the eigenvalues of Lᵀ Σ_a L are those of Σ_b^½ Σ_a Σ_b^½. They are
+    computed on `device`, in float64 on a GPU too: the same but for rounding.
     """
     factor, singular = torch.linalg.cholesky_ex(_checked(b))
     if singular:
         values, vectors = torch.linalg.eigh(b.covariance)
         factor = vectors * values.clamp(min=0).sqrt()
+    factor = factor.to(device)
 
     def distance(a: Moments) -> float:
         _check_alike(a, b)
-        product = factor.T @ _checked(a) @ factor
+        product = factor.T @ _checked(a).to(device) @ factor
         eigenvalues = torch.linalg.eigvalsh((product + product.T) / 2).clamp(min=0)
         traces = a.covariance.trace() + b.covariance.trace()
-        return ((a.mean - b.mean).square().sum() + traces - 2 * eigenvalues.sqrt().sum()).item()
+        return (
+            (a.mean - b.mean).square().sum() + traces - 2 * eigenvalues.sqrt().sum().cpu()
+        ).item()
 
     return distance
 
@@ -262,9 +268,11 @@ def jackknife(statistic: Callable[..., float], *samples: Sequence[Statistics]) -
     return Estimate(value, corrected, se, corrected - T_19 * se, corrected + T_19 * se)
 
 
-def distance(generator: Sequence[Statistics], reference: Moments) -> Estimate:
+def distance(
+    generator: Sequence[Statistics], reference: Moments, device: Device = "cpu"
+) -> Estimate:
     """The Fréchet distance of a generator, given its BLOCKS blocks, to a fixed reference."""
-    return jackknife(frechet_to(reference), generator)
+    return jackknife(frechet_to(reference, device), generator)
 
 
 def difference(a: Sequence[Statistics], b: Sequence[Statistics], reference: Moments) -> Estimate:
@@ -273,13 +281,15 @@ def difference(a: Sequence[Statistics], b: Sequence[Statistics], reference: Mome
     return jackknife(lambda x, y: to(x) - to(y), a, b)
 
 
-def extrapolate(generator: Sequence[Statistics], reference: Moments) -> float:
+def extrapolate(
+    generator: Sequence[Statistics], reference: Moments, device: Device = "cpu"
+) -> float:
     """The distance at n → ∞: the intercept of a line in 1/n through the distances of the first
     half of the blocks, of one block more, … of all (Chong & Forsyth 2020). ValueError for fewer
     than two blocks."""
     if len(generator) < 2:
         raise ValueError(f"an extrapolation needs at least two blocks, not {len(generator)}")
-    to, whole = frechet_to(reference), total(generator[: len(generator) // 2])
+    to, whole = frechet_to(reference, device), total(generator[: len(generator) // 2])
     points = [(1 / whole.n, to(whole))]
     for part in generator[len(generator) // 2 :]:
         whole = whole + part

@@ -75,16 +75,22 @@ def run_name(cfg: Run, weights: str, evaluation: list[str | None] | None) -> str
 
 @cache
 def code_hash(modules: tuple[str, ...] = IMAGE_CODE + MEASURE_CODE) -> str:
-    """Hash the `syntax` of modules and packages below `pndm`."""
+    """Hash the paths and the `syntax_hash` of modules and packages below `pndm`."""
     folder, content = Path(__file__).parents[1], []
     for module in modules:
         paths = [(folder / module).with_suffix(".py"), *sorted((folder / module).rglob("*.py"))]
         content += [
-            (path.relative_to(folder).as_posix(), syntax(path.read_text(encoding="utf-8")))
+            (path.relative_to(folder).as_posix(), syntax_hash(path.read_text(encoding="utf-8")))
             for path in paths
             if path.is_file()
         ]
     return _digest(content)[:16]
+
+
+@cache
+def syntax_hash(source: str) -> str:
+    """Hash the `syntax` of Python code, once for all hashes that it is part of."""
+    return _digest(syntax(source))
 
 
 def syntax(source: str) -> list[Any]:

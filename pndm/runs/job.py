@@ -23,7 +23,7 @@ from pndm.models.flops import flops
 from pndm.runs.batches import BatchSize
 from pndm.runs.identity import image_key, run_name
 from pndm.runs.network import Runner, cached_runner, load_network
-from pndm.runs.shards import Shards, Store
+from pndm.runs.shards import SHARD, Shards, Store
 
 
 @dataclass(frozen=True)
@@ -144,17 +144,32 @@ class Job:
         return self.arch.image
 
 
-WORTH_COMPILING = 1e16
-"""Operations of a run from which `compile=auto` compiles: some minutes of a GPU, of which a minute
-of compilation saves a third."""
+GPU_RATE = 1e14
+"""Operations per second of a GPU in TF32, roughly."""
+
+LAUNCH_SECONDS = 2e-3
+"""About the time in which the kernels of an eager evaluation are launched, of whatever batch."""
+
+WORTH_COMPILING = 100.0
+"""Seconds of a GPU from which `compile=auto` compiles, of which a minute of compilation saves a
+third. This and the two above are expected, not measured: `python -m benchmarks.run layouts` on a
+GPU measures them."""
 
 ADAPTIVE_NFE = 100
 """About the evaluations of an adaptive method, which are not known before."""
 
 
 def compile_setting(cfg: Run, arch: Architecture, device: torch.device) -> str:
-    """The setting `compile`, `off` in the place of `auto` where compilation would not pay."""
+    """The setting `compile` with what `auto` means on a GPU.
+
+    That is `off` where compilation would not pay, and `graphs` where an evaluation is so small
+    that launching its kernels takes longer than their work, which CUDA graphs mend.
+    """
     if cfg.compile != "auto" or device.type == "cpu":
         return cfg.compile
+    batch = min(cfg.batch_size, cfg.samples, SHARD)
     nfe = build_solver(cfg.solver).nfe(cfg.steps) or ADAPTIVE_NFE
-    return "auto" if nfe * cfg.samples * flops(arch) >= WORTH_COMPILING else "off"
+    work = flops(arch) * batch / GPU_RATE
+    if nfe * cfg.samples / batch * max(work, LAUNCH_SECONDS) < WORTH_COMPILING:
+        return "off"
+    return "graphs" if work < LAUNCH_SECONDS else "auto"

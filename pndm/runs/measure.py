@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from pndm._memory import free_memory, is_out_of_memory
 from pndm.config.schema import Run
 from pndm.evaluation import metrics
 from pndm.evaluation.features import Extractor, MissingReference, load_extractor
@@ -53,8 +54,20 @@ def measure(job: Job, evaluator: Evaluator | Skipped) -> dict[str, Any]:
     if cfg.samples < MIN_SAMPLES["fid"]:
         fid = skipped_fid(cfg, "one image has no covariance: raise samples")
     else:
-        fid = metrics.fid(blocks(job, evaluator.extractor), evaluator.reference)
+        fid = compute_fid(blocks(job, evaluator.extractor), evaluator)
     return {"fid": fid, **extra_metrics(job, evaluator.extractor)}
+
+
+def compute_fid(samples: list[Statistics], evaluator: Evaluator) -> dict[str, Any]:
+    """FID with its uncertainty, on the extractor's device, or on the CPU where memory is short."""
+    device = evaluator.extractor.device
+    try:
+        return metrics.fid(samples, evaluator.reference, device)
+    except RuntimeError as error:
+        if device.type == "cpu" or not is_out_of_memory(error):
+            raise
+    free_memory(device)
+    return metrics.fid(samples, evaluator.reference)
 
 
 def extra_metrics(job: Job, extractor: Extractor) -> dict[str, Any]:

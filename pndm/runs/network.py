@@ -13,7 +13,7 @@ from pndm import models
 from pndm._devices import copy_to
 from pndm._memory import free_memory, is_out_of_memory, memory_for
 from pndm._tf32 import tf32
-from pndm.models.unet import UNet
+from pndm.models.unet import OUTER, UNet
 
 PRECISIONS = {
     "fp64": torch.float64,
@@ -22,16 +22,43 @@ PRECISIONS = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
-"""The network's dtype in each precision; the state is float64 in fp64, else float32."""
+"""The network's dtype in each precision; the state is float64 in fp64, else float32, and so are
+the network's first and last layers (`pndm.models.unet.OUTER`)."""
 
-MODES = {"off": None, "auto": "default", "max": "max-autotune-no-cudagraphs"}
-"""The mode of `torch.compile` for each value of `compile`; on a CPU `auto` does not compile.
+MODES = {
+    "cpu": {"off": None, "auto": None, "graphs": None, "max": "max-autotune-no-cudagraphs"},
+    "cuda": {
+        "off": None,
+        "auto": "default",
+        "graphs": "reduce-overhead",
+        "max": "max-autotune",
+    },
+}
+"""The mode of `torch.compile` for each kind of device and value of `compile`; None is eager."""
 
-On CUDA `max` is `max-autotune`, which captures CUDA graphs as `reduce-overhead` does.
-"""
+WITH_GRAPHS = ("reduce-overhead", "max-autotune")
+"""The modes that capture CUDA graphs, which overwrite their output in the next call."""
 
 WIDE = 64
 """Channels from which channels_last is not slower on a CPU without AVX-512 either (measured)."""
+
+GPU_LAYOUTS = {
+    "fp64": torch.contiguous_format,
+    "fp32": torch.contiguous_format,
+    "tf32": torch.channels_last,
+    "bf16": torch.channels_last,
+    "fp16": torch.channels_last,
+}
+"""The memory layout of a network on a GPU, in each precision.
+
+channels_last is the layout of convolutions on tensor cores, which fp32 and fp64 do not use. For it
+an eager network pays: up to torch 2.14 GroupNorm on CUDA copies its input to the contiguous layout
+(`input.contiguous()` in ATen's group_norm.cpp), and the next convolution copies it back. Compiled,
+such copies are fused with the norm, and the compiler chooses the layouts of convolutions itself.
+This much is read in torch's code. That the copies cost less than contiguous convolutions on tensor
+cores is an expectation, not a measurement: `python -m benchmarks.run layouts --device cuda`
+measures precision × layout × compilation, and a norm that keeps the layout.
+"""
 
 
 class Runner:
@@ -50,13 +77,11 @@ class Runner:
         self.arch, self.device, self.dtype = network.arch, device, PRECISIONS[precision]
         self.tf32 = precision == "tf32"
         self.state = torch.float64 if precision == "fp64" else torch.float32
-        vectors = device.type == "cuda" or torch.backends.cpu.get_cpu_capability() == "AVX512"
-        last = vectors or network.arch.channels >= WIDE
-        self.layout = torch.channels_last if last else torch.contiguous_format
-        self.network = network.to(device, self.dtype).to(memory_format=self.layout)
-        self.mode = None if device.type == "cpu" and compile == "auto" else MODES[compile]
-        if self.mode is not None and device.type == "cuda" and compile == "max":
-            self.mode = "max-autotune"
+        self.layout = memory_layout(device, precision, network.arch.channels)
+        for name, layer in network.named_children():
+            layer.to(device, self.state if name in OUTER else self.dtype)
+        self.network = network.to(memory_format=self.layout)
+        self.mode = MODES[device.type][compile]
         self._compiled = None if self.mode is None else _compile(network, self.mode)
 
     @property
@@ -67,15 +92,14 @@ class Runner:
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """Return e(x, t) in a new tensor."""
         with tf32(self.tf32) if self.device.type == "cuda" else nullcontext():
-            return self._evaluate(x.to(self.dtype), t).to(x.dtype)
+            return self._evaluate(x.to(self.state), t).to(x.dtype)
 
     def _evaluate(self, x: Tensor, t: Tensor) -> Tensor:
         if self._compiled is not None:
             try:
                 torch.compiler.cudagraph_mark_step_begin()
                 e = self._compiled(x, t)
-                # a CUDA graph overwrites its output in the next call
-                return e.clone() if self.mode == "max-autotune" else e
+                return e.clone() if self.mode in WITH_GRAPHS else e
             except RuntimeError as error:
                 from torch._dynamo.exc import (
                     TorchDynamoException,
@@ -97,6 +121,14 @@ class Runner:
     def state_of(self, x: Tensor) -> Tensor:
         """Convert x_T of any dtype and device to this network's state dtype, device and layout."""
         return copy_to(x.to(self.state), self.device).contiguous(memory_format=self.layout)
+
+
+def memory_layout(device: torch.device, precision: str, channels: int) -> torch.memory_format:
+    """The layout of a network: by precision on a GPU, by width and vector extension on a CPU."""
+    if device.type == "cuda":
+        return GPU_LAYOUTS[precision]
+    is_wide = torch.backends.cpu.get_cpu_capability() == "AVX512" or channels >= WIDE
+    return torch.channels_last if is_wide else torch.contiguous_format
 
 
 def _compile(network: UNet, mode: str) -> Callable[[Tensor, Tensor], Tensor]:
@@ -122,5 +154,7 @@ def cached_runner(
 ) -> Runner:
     """Return the runner of a network; the last one is cached for the next run."""
     network = load_network(name, architecture, format, state)
+    if MODES[device.type][compile] in WITH_GRAPHS:
+        torch.compiler.reset()  # else the graphs of the last network keep their memory
     with memory_for(name, device):
         return Runner(copy.deepcopy(network), device, precision, compile)

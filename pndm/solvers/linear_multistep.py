@@ -8,6 +8,7 @@ use the interpolant's exact mean over the step.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal, get_args
 
 from pndm._errors import InputError
@@ -91,8 +92,9 @@ class Multistep:
         ):
             return EULER
         # of consecutive nodes with the same (floored) ᾱ only the newest is used
-        used = [i for i, node in enumerate(nodes) if i == 0 or node.rho != nodes[i - 1].rho]
-        weights = self._weights(schedule, [nodes[i] for i in used[:count]], ends)
+        distinct = (i for i, node in enumerate(nodes) if i == 0 or node.rho != nodes[i - 1].rho)
+        used = list(islice(distinct, count))
+        weights = self._weights(schedule, [nodes[i] for i in used], ends)
         past = [0.0] * used[len(weights) - 1]
         for i, weight in zip(used[1:], weights[1:], strict=False):
             past[i - 1] = weight

@@ -10,6 +10,7 @@ from pndm.config.compose import CONF, compose_runs, compose_train
 from pndm.config.schema import ConfigError
 from pndm.grids import GRIDS
 from pndm.models.registry import WEIGHTS, CheckpointError
+from pndm.runs import command, interrupts
 from pndm.runs.identity import image_key
 from pndm.runs.job import Job
 from pndm.schedules import SCHEDULES
@@ -238,13 +239,37 @@ def test_one_wrong_cell_refuses_the_whole_sweep():
         compose_runs(["steps=10,2000"], multirun=True)
 
 
+@pytest.fixture
+def end(monkeypatch, tmp_path):
+    """With what the command exits in an empty folder."""
+
+    def run(arguments):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
+        monkeypatch.setattr(interrupts, "listen", lambda: None)  # to the signals of the tests
+        with pytest.raises(SystemExit) as ended:
+            command.main()
+        return ended.value.code
+
+    return run
+
+
+@pytest.fixture
+def refusal(end, capsys):
+    """The line with which the command is refused, having printed nothing else."""
+
+    def run(arguments):
+        line = end(arguments)
+        assert capsys.readouterr() == ("", "")
+        assert isinstance(line, str) and "\n" not in line
+        return line
+
+    return run
+
+
 @pytest.mark.parametrize("argument", ["step=50", "+step=50", "solver=plsm", "steps=0", "seed=-1"])
-def test_a_refused_command_line_writes_nothing(argument, tmp_path):
-    done = subprocess.run(
-        [sys.executable, ROOT / "run.py", argument], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode != 0
-    assert len(done.stderr.strip().splitlines()) == 1 and not done.stdout
+def test_a_refused_command_line_writes_nothing(argument, refusal, tmp_path):
+    assert refusal([argument]).startswith("error: ")
     assert not list(tmp_path.iterdir())
 
 
@@ -259,30 +284,30 @@ def test_a_refused_command_line_writes_nothing(argument, tmp_path):
         (["steps=2", "outputs=file"], "file"),
     ],
 )
-def test_flags_and_outputs_are_checked_too(arguments, cure, tmp_path):
+def test_flags_and_outputs_are_checked_too(arguments, cure, refusal, tmp_path):
     (tmp_path / "file").touch()
-    done = subprocess.run(
-        [sys.executable, ROOT / "run.py", *arguments], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode != 0 and cure in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    assert cure in refusal(arguments)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize("flags", [["--help"], ["-c", "job"], ["--help", "solver=ddim"]])
-def test_what_only_shows_something_still_does(flags):
-    done = subprocess.run(
-        [sys.executable, ROOT / "run.py", *flags], capture_output=True, text=True
-    )
-    assert done.returncode == 0 and "steps: 50" in done.stdout
-
-
 @pytest.mark.parametrize("arguments", [["--help"], ["-c", "job"], ["step=5"], ["solver=plsm"]])
-def test_help_and_a_typo_need_no_torch(arguments):
+def test_help_and_a_typo_need_no_torch(arguments, tmp_path):
     command = [sys.executable, "-X", "importtime", ROOT / "run.py", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
-    imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if "|" in line}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    lines = done.stderr.splitlines()
+    imported = {line.split("|")[-1].strip() for line in lines if "|" in line}
     assert "hydra" in imported and "torch" not in imported
+    if arguments[0].startswith("-"):
+        assert done.returncode == 0 and "steps: 50" in done.stdout
+    else:
+        (error,) = (line for line in lines if not line.startswith("import time:"))
+        assert done.returncode == 1 and "did you mean" in error and not done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_of_a_method(end, capsys):
+    assert end(["--help", "solver=ddim"]) == 0
+    assert "steps: 50" in capsys.readouterr().out
 
 
 def test_weights_of_ones_own_are_read_before_anything_is_written(tmp_path):

@@ -84,7 +84,7 @@ def test_a_stream_of_parts_is_their_whole(chunk, monkeypatch):
 
 def test_what_falls_as_one_over_n_is_extrapolated(monkeypatch):
     parts = statistics.blocks(normal(997, 3))
-    monkeypatch.setattr(statistics, "frechet_to", lambda reference: lambda s: 3 + 50 / s.n)
+    monkeypatch.setattr(statistics, "frechet_to", lambda *_: lambda s: 3 + 50 / s.n)
     assert statistics.extrapolate(parts, standard(3)) == pytest.approx(3, rel=1e-9)
 
 
@@ -98,6 +98,37 @@ def test_a_singular_reference_has_its_distance():
     few, many = Statistics.of(normal(5, 9)), Statistics.of(normal(60, 9, 2))
     value = statistics.frechet_distance(many, few)
     assert value == pytest.approx(statistics.frechet_distance(few, many), rel=1e-6)
+
+
+def test_the_eigenproblems_are_of_the_device_and_are_32(monkeypatch):
+    """All of an estimate's; on "meta", which has no numbers, there is nothing to compute."""
+    blocks, reference = statistics.blocks(normal(200, 6)), Statistics.of(normal(300, 6, 1))
+    plain, devices = torch.linalg.eigvalsh, []
+    expected = statistics.distance(blocks, reference), statistics.extrapolate(blocks, reference)
+
+    def eigvalsh(matrix):
+        assert matrix.dtype == torch.float64
+        devices.append(matrix.device.type)
+        return plain(matrix)
+
+    monkeypatch.setattr(torch.linalg, "eigvalsh", eigvalsh)
+    found = (
+        statistics.distance(blocks, reference, "cpu"),
+        statistics.extrapolate(blocks, reference, torch.device("cpu")),
+    )
+    assert found == expected and devices == ["cpu"] * 32
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
+        statistics.distance(blocks, reference, "meta")
+    assert devices[32:] == ["meta"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")
+def test_a_gpu_gives_the_same_distances():
+    blocks, reference = statistics.blocks(normal(2000, 64)), Statistics.of(normal(3000, 64, 1))
+    for estimate in (statistics.distance, statistics.extrapolate):
+        one, other = (estimate(blocks, reference, device) for device in ("cuda", "cpu"))
+        one, other = (np.array(getattr(e, "value", e)) for e in (one, other))
+        np.testing.assert_allclose(one, other, rtol=1e-9)
 
 
 def test_bad_features_and_files(tmp_path):

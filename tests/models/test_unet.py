@@ -254,6 +254,8 @@ def test_no_graph_breaks(family):
     x, t = small.inputs(8)
     compiled = torch.compile(unet, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(x.float(), t), unet(x.float(), t), rtol=0, atol=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(compiled(x.float(), t), unet(x.float(), t), rtol=0, atol=0)
 
 
 @pytest.mark.slow

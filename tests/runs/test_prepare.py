@@ -4,22 +4,24 @@ import gzip
 import hashlib
 import io
 import json
-import os
 import pickle
 import shutil
 import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 import zipfile
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from commands import Fork
 from mirror import QUOTA, serving
 from PIL import Image
 from references.parameters import Parameters
@@ -534,24 +536,28 @@ weights = registry.WEIGHTS["ddpm_cifar10"]
 registry.WEIGHTS["ddpm_cifar10"] = dataclasses.replace(weights, md5=patches["HEIBOX"])
 features.INCEPTION_SHA256 = patches["Inception"]
 features.LABELS["inception"] = "not FID: random weights"
-from pndm.runs.command import main
-main()
 """
 
 
-@pytest.fixture
-def rehearse(mirror, monkeypatch, tmp_path):
-    """run.py with the mirror's checksums in the place of the publishers'."""
+@cache
+def inception_weights():
+    """The network of Inception with random numbers."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     class Random(FeatureExtractorInceptionV3):
         def load_state_dict(self, *_):
             pass
 
-    torch.save({}, tmp_path / "empty.pth")
-    torch.manual_seed(0)
-    network = Random("inception-v3-compat", ["2048"], str(tmp_path / "empty.pth"))
-    content = saved(network.state_dict())
+    with tempfile.NamedTemporaryFile(suffix=".pth") as empty:
+        torch.save({}, empty.name)
+        torch.manual_seed(0)
+        return saved(Random("inception-v3-compat", ["2048"], empty.name).state_dict())
+
+
+@pytest.fixture
+def rehearse(mirror, monkeypatch, tmp_path):
+    """run.py with the mirror's checksums in the place of the publishers'."""
+    content = inception_weights()
     mirror.files[INCEPTION] = content
     archive, cifar = cifar_archive(monkeypatch)
     mirror.files[CIFAR] = archive
@@ -563,11 +569,11 @@ def rehearse(mirror, monkeypatch, tmp_path):
 
     def run(*words):
         patches["HEIBOX"] = md5(mirror.files.get(HEIBOX, b""))
-        environment = {**os.environ, "PATCHES": json.dumps(patches), "COLUMNS": "200"}
-        command = [sys.executable, "-c", REHEARSAL, *words, f"outputs={tmp_path / 'outputs'}"]
-        command += ["device=cpu", "progress=false"]
-        done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
-        return done.returncode, done.stdout, done.stderr
+        environment = {"PATCHES": json.dumps(patches), "COLUMNS": "200"}
+        words = [*words, "progress=false"]
+        process = Fork(words, tmp_path / "outputs", REHEARSAL, **environment)
+        out, err = process.communicate()
+        return process.returncode, out, err
 
     return run
 

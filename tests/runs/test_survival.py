@@ -9,7 +9,7 @@ import time
 
 import psutil
 import pytest
-from commands import assert_same, finish, result, start, times, wait_for
+from commands import Fork, assert_same, finish, result, times, wait_for
 
 from pndm._files import file_lock, write_atomic, write_json
 from pndm.config.compose import LAUNCHERS, compose_runs
@@ -24,7 +24,7 @@ DDIM = [*RUN, "solver=ddim", "steps=4", "samples=2000"]
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
-    finish(start(DDIM, folder))
+    finish(Fork(DDIM, folder))
     return result(folder)
 
 
@@ -32,14 +32,17 @@ def undisturbed(tmp_path_factory):
 def test_twenty_kills_leave_the_result_as_it_would_have_been(undisturbed, tmp_path):
     chance, seen = random.Random(0), {}
     for _ in range(20):
-        process = start(DDIM, tmp_path)
-        time.sleep(chance.uniform(1, 14))
+        before = times(tmp_path, "status.json")
+        process = Fork(DDIM, tmp_path)
+        while process.poll() is None and times(tmp_path, "status.json") == before:
+            time.sleep(0.02)
+        process.wait(chance.uniform(0, 1.5))
         process.kill()
         process.communicate()
         shards = times(tmp_path, "images/*.npz")
         assert seen.items() <= shards.items()  # none was lost or made again
         seen = shards
-    finish(start(DDIM, tmp_path))
+    finish(Fork(DDIM, tmp_path))
     assert seen.items() <= times(tmp_path, "images/*.npz").items()
     assert_same(result(tmp_path), undisturbed)
 
@@ -47,14 +50,14 @@ def test_twenty_kills_leave_the_result_as_it_would_have_been(undisturbed, tmp_pa
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 3])
 def test_the_number_of_processes_does_not_show(undisturbed, tmp_path, processes):
-    out = finish(start([*DDIM, f"processes={processes}"], tmp_path))
+    out = finish(Fork([*DDIM, f"processes={processes}"], tmp_path))
     assert "a worker failed" not in out
     assert_same(result(tmp_path), undisturbed)
 
 
 @pytest.mark.slow
 def test_the_shards_of_a_killed_worker_are_made_by_others(undisturbed, tmp_path):
-    process = start([*DDIM, "processes=2"], tmp_path)
+    process = Fork([*DDIM, "processes=2"], tmp_path)
     victim = None
     while victim is None:
         assert process.poll() is None, process.communicate()
@@ -74,9 +77,9 @@ def is_worker(process):
 
 @pytest.mark.slow
 def test_of_two_at_once_one_works_and_the_other_reports(tmp_path):
-    first = start(DDIM, tmp_path)
+    first = Fork(DDIM, tmp_path)
     wait_for(lambda: list(tmp_path.rglob("status.json")), first)
-    second = start(DDIM, tmp_path)
+    second = Fork(DDIM, tmp_path)
     _, err = second.communicate()
     assert second.returncode == 1 and "another process" in err and "Traceback" not in err
     finish(first)
@@ -90,7 +93,7 @@ STEP = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_ID": "1"}
 @pytest.mark.parametrize("processes", [1, 2])
 def test_tasks_of_a_slurm_step_share_the_work(undisturbed, tmp_path, processes):
     arguments = [*DDIM, f"processes={processes}"]
-    tasks = [start(arguments, tmp_path, SLURM_PROCID=task, **STEP) for task in "01"]
+    tasks = [Fork(arguments, tmp_path, SLURM_PROCID=task, **STEP) for task in "01"]
     instance = {}
     while any(task.poll() is None for task in tasks):
         shards = times(tmp_path, "shards/*/*/*.npz")
@@ -104,9 +107,9 @@ def test_tasks_of_a_slurm_step_share_the_work(undisturbed, tmp_path, processes):
 
 @pytest.mark.slow
 def test_a_task_takes_over_what_another_one_began(undisturbed, tmp_path):
-    first = start(DDIM, tmp_path, SLURM_PROCID="0", **STEP)
+    first = Fork(DDIM, tmp_path, SLURM_PROCID="0", **STEP)
     wait_for(lambda: list(tmp_path.rglob("status.json")), first)
-    second = start(DDIM, tmp_path, SLURM_PROCID="1", **STEP)
+    second = Fork(DDIM, tmp_path, SLURM_PROCID="1", **STEP)
     wait_for(lambda: list(tmp_path.rglob("images/*.npz")), first)
     first.kill()
     first.communicate()
@@ -126,7 +129,8 @@ def test_tasks_that_would_overwrite_one_another_are_refused(monkeypatch, tmp_pat
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     script = (
         "import resource, sys; from pndm.config.compose import compose_runs\n"
-        "from pndm.runs.run import run_experiment\n"
+        "from pndm.models.unet import UNet; from pndm.runs.run import run_experiment\n"
+        "UNet.forward = lambda self, x, t: x\n"
         "(cfg,) = compose_runs(sys.argv[1:]); run_experiment(cfg)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
     )

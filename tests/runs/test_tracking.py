@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from commands import complete, finish, start
 
+from pndm.config.compose import compose_runs
+from pndm.runs.run import run_experiment
 from pndm.runs.tracking import WandbLogger
 
-SMALL = ["steps=2", "samples=50", "progress=false"]
+SMALL = ["steps=2", "progress=false"]
 KEY = "0" * 40
 """A key that no account has."""
 
@@ -24,7 +26,7 @@ def online(folder, server, **environment):
     """A run mirrored on a server that never does its part; what it printed, and its record."""
     address = f"http://127.0.0.1:{server}"
     environment = {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": address, **environment}
-    process = start([*SMALL, "wandb.mode=online"], folder, **environment)
+    process = start([*SMALL, "samples=50", "wandb.mode=online"], folder, **environment)
     out, err = process.communicate(timeout=240)  # wandb itself would wait for minutes, or for ever
     assert process.returncode == 0 and "the run goes on" in err, err
     (record,) = complete(folder).values()
@@ -61,7 +63,9 @@ def test_a_mirror_holds_configuration_metrics_pictures_and_a_table_by_seed(tmp_p
 
 
 def test_a_run_mirrors_a_table_of_its_first_images(tmp_path):
-    finish(start([*SMALL, "samples=70", "seed=2", "wandb.mode=offline"], tmp_path))
+    words = ["samples=70", "seed=2", "wandb.mode=offline", "device=cpu", f"outputs={tmp_path}"]
+    (cfg,) = compose_runs([*SMALL, *words])
+    run_experiment(cfg)
     (table,) = tmp_path.rglob("*.table.json")
     seeds = [seed for seed, _ in json.loads(table.read_text())["data"]]
     assert seeds == [2 * 2**32 + i for i in range(64)]
@@ -84,8 +88,8 @@ def unplugged(loopback):
 @pytest.mark.parametrize(
     ("loopback", "mode", "what"),
     [
-        ("down", "offline", ["-m", "solver=ddim,plms"]),
-        ("down", "online", ["-m", "solver=ddim,plms", "launcher=joblib"]),
+        ("down", "offline", ["-m", "solver=ddim,plms", "samples=50"]),
+        ("down", "online", ["-m", "solver=ddim,plms", "samples=50", "launcher=joblib"]),
         ("up", "offline", ["processes=2", "samples=1000"]),
     ],
 )
