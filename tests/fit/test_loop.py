@@ -205,7 +205,7 @@ REFUSED = {
     "learn=timse": "learn=timse does not exist, did you mean times",
     "lr.weights=0": "lr.weights=0.0: give a positive number",
     "radius=-1": "radius=-1.0: give a number",
-    "batch_size=1000": "batch_size=1000: there are only images=512",
+    "batch_size=4000": "batch_size=4000: there are only images=2048",
     "iterations=-1": "iterations=-1: give a whole number of at least 0",
     "convention=released": "convention=released truncates times",
     "schedule=quad": "has weights for schedule=linear",
