@@ -18,8 +18,6 @@ from experiments.pages import FOLDER, markdown
 from pndm._errors import prepare_console
 from pndm.grids import GRIDS
 
-BEGIN, END = "<!-- beyond: begin -->", "<!-- beyond: end -->"
-
 SHOWN = {
     "DDIM": Method("pseudo", "noise", "fixed", 1),
     "AB2": Method("pseudo", "noise", "fixed", 2),
@@ -185,11 +183,7 @@ def main() -> None:
     draw(FOLDER)
     ten_nfe.compare(FOLDER).to_csv(FOLDER / "ten_nfe.csv", index=False)
     page = readme.PAGE.read_text(encoding="utf-8")
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not end:
-        raise ValueError(f"the README has no {BEGIN} … {END}")
-    readme.PAGE.write_text(f"{before}{BEGIN}\n{block(FOLDER)}\n{END}{after}", encoding="utf-8")
+    readme.PAGE.write_text(readme.replace_part(page, "beyond", block(FOLDER)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The page on learned plans, from the committed results and the shipped plans alone.
 
-python -m experiments.learned.page      # learned.md, learned.png, learned_plans.png
+python -m experiments.learned.page      # learned.md, learned.png, learned_plans.png, the README
 """
 
 from collections.abc import Iterator
@@ -10,8 +10,18 @@ import numpy as np
 import pandas as pd
 
 from experiments.figures import figure, plain_log, save
-from experiments.learned.cells import EVALUATIONS, FINE, FIXED, JUDGING, SAMPLES, SCHEDULES, Fit
+from experiments.learned.cells import (
+    EVALUATIONS,
+    FINE,
+    FIXED,
+    JUDGING,
+    SAMPLES,
+    SCHEDULES,
+    TABLE_SEED,
+    Fit,
+)
 from experiments.learned.compare import IMAGES, KEY, load
+from experiments.main_table import readme
 from experiments.main_table.claims import verdict
 from experiments.main_table.jackknife import WITHOUT, estimate
 from experiments.pages import FOLDER, markdown
@@ -189,6 +199,34 @@ def document(table: pd.DataFrame) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def block(table: pd.DataFrame) -> str:
+    """The README's part: learned plans beside the best fixed method, and methods of many steps."""
+    few, many = [], []
+    for schedule in SCHEDULES:
+        learned_ = {n: cell(table, schedule, LEARNED, n, JUDGING[0]) for n in EVALUATIONS}
+        fixed = {n: best_fixed(table, schedule, n, JUDGING[0]) for n in EVALUATIONS}
+        for name, found in (("learned", learned_), ("best fixed method", fixed)):
+            few.append({"schedule": schedule, "": name, **{str(n): fid(found[n]) for n in found}})
+        own = {n: cell(table, schedule, LEARNED, n, TABLE_SEED) for n in EVALUATIONS[2:]}
+        fine = {name: cell(table, schedule, name, n, TABLE_SEED) for name, (_, n) in FINE.items()}
+        shown = {f"learned@{n}": fid(found) for n, found in own.items()}
+        many.append({"schedule": schedule, **shown, **{n: fid(x) for n, x in fine.items()}})
+    return "\n\n".join(
+        [
+            f"FID of {SAMPLES:,} digits by evaluations of the network, on seeds that no fit has "
+            f"seen. The best of {len(FIXED)} fixed methods is chosen on these seeds:",
+            markdown(pd.DataFrame(few)),
+            "On the seeds of the main table, beside methods of many steps:",
+            markdown(pd.DataFrame(many)),
+        ]
+    )
+
+
+def fid(found: pd.Series | None) -> str:
+    """The FID of a measurement."""
+    return "not run" if found is None else f"{found['fid']:.2f}"
+
+
 def draw(table: pd.DataFrame, folder: Path) -> list[Path]:
     """FID and distance against evaluations, for both schedules; the first judging seed set."""
     with figure(11, 8, 4, sharey=False, rows=2) as (fig, axes):
@@ -255,3 +293,5 @@ def write(table: pd.DataFrame, folder: Path) -> list[Path]:
 if __name__ == "__main__":
     prepare_console()
     write(load(), FOLDER)
+    text = readme.PAGE.read_text(encoding="utf-8")
+    readme.PAGE.write_text(readme.replace_part(text, "learned", block(load())), encoding="utf-8")

@@ -10,7 +10,6 @@ from experiments.main_table.tables import COMMANDS, measured, wide
 from experiments.pages import markdown
 
 PAGE = Path(__file__).parents[2] / "README.md"
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 STEPS = (10, 20, 50, 250, 1000)
 LINES = tuple(
     Line(solver, (10, 20, 50, 250, 1000) if solver != "fon" else (10, 20, 50, 250))
@@ -33,12 +32,18 @@ OF_CLOTHES = tuple(
 
 
 def update(page: str, results: Results, folder: Path) -> str:
-    """Replace the part of a page between its markers; ValueError if it has none."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the page has no {BEGIN} … {END}: put them where the results belong")
-    return f"{before}{BEGIN}\n{block(results, folder)}\n{END}{after}"
+    """The page with these results."""
+    return replace_part(page, "results", block(results, folder))
+
+
+def replace_part(page: str, name: str, text: str) -> str:
+    """Replace what stands between the markers of a name; ValueError if the page has none."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, found, rest = page.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not found or not found_end:
+        raise ValueError(f"the page has no {begin} … {end}: put them where the results belong")
+    return f"{before}{begin}\n{text}\n{end}{after}"
 
 
 def block(results: Results, folder: Path) -> str:
