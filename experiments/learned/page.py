@@ -240,11 +240,6 @@ def draw(table: pd.DataFrame, folder: Path) -> list[Path]:
                     width = 2.5 if method == LEARNED else 1.2
                     ax.plot(line["nfe"], line[kind], marker="o", ms=4, color=colour, lw=width)
                     ax.lines[-1].set_label(method)
-            for method, (_, steps) in FINE.items():
-                found = cell(table, schedule, method, steps, JUDGING[0])
-                if kind == "fid" and found is not None:
-                    ax.axhline(found["fid"], color="0.5", lw=0.8, ls=(0, (4, 2)))
-                    ax.text(10, found["fid"], method, fontsize=7, ha="right", va="bottom")
             ax.set(xscale="log", yscale="log", xlabel="evaluations", xlim=(2.8, 10.8))
             ax.set_title(f"{schedule}: {titles[kind]}")
             plain_log(ax.xaxis, EVALUATIONS)
@@ -279,7 +274,7 @@ def draw_plans(tables: list[Learned], folder: Path) -> list[Path]:
             sums = [sum(row) for row in table.weights]
             right.plot(x, sums, ":", color="0.2", label="sum")
             right.set(title="weights (dashed: AB3)", xlabel="evaluation", xticks=list(x))
-            right.legend(fontsize=8, ncols=2, loc="lower left")
+            right.legend(fontsize=8, ncols=2, loc="upper left")
         return save(fig, folder / "learned_plans")
 
 
