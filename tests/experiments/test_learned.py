@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from experiments.learned import cells, compare, page
+from experiments.main_table import readme
 from experiments.pages import FOLDER
 from pndm import learned
 from pndm.config.compose import compose_fit, compose_runs
@@ -21,8 +22,10 @@ def test_every_fit_composes_and_has_a_folder_of_its_own():
 
 
 def test_every_cell_composes_with_its_evaluations_and_seeds():
-    every = [cell for cell in compare.cells() if cell.seed == cells.JUDGING[0]]
-    assert {cell.method for cell in every} >= {*cells.FIXED, *cells.FINE}
+    every = list(compare.cells())
+    of_methods = {(cell.method, cell.seed) for cell in every}
+    assert of_methods >= {(method, seed) for method in cells.FIXED for seed in (1, 2)}
+    assert of_methods >= {(method, cells.TABLE_SEED) for method in cells.FINE}
     for cell in every:
         if cell.method in cells.FIXED and (cell.nfe, cell.schedule) == (10, "linear"):
             words = ["dataset=digits", f"schedule={cell.schedule}", *cell.words.split()]
@@ -47,6 +50,10 @@ def test_the_committed_page_regenerates(tmp_path):
     assert written.read_text() == (FOLDER / "learned.md").read_text()
     for picture in pictures:
         assert (FOLDER / picture.name).exists()
+
+
+def test_the_readme_shows_the_measurements():
+    assert page.block(compare.load()) in readme.PAGE.read_text(encoding="utf-8")
 
 
 def test_what_was_not_measured_says_so(tmp_path, monkeypatch):
