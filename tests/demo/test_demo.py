@@ -204,10 +204,10 @@ def test_the_fine_solution_is_fine(networks, name, convention, bound):
     """It lies where Heun's method at every time leads."""
     model = networks[name]
     schedule = model.build_schedule(convention)
-    solver, x_T = pndm.solvers.heun(), model.initial_noise(range(4))
+    solver, x_T = pndm.solvers.heun(), model.initial_noise(range(2))
     whole = list(range(900, -2, -1))
     finest = pndm.sample(model.network, x_T, solver=solver, schedule=schedule, grid=whole)
-    fine = fine_solution(model, schedule, (0, 1, 2, 3), 900, -1)
+    fine = fine_solution(model, schedule, (0, 1), 900, -1)
     assert (fine - finest).square().mean().sqrt() < bound
 
 
