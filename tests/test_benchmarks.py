@@ -1,5 +1,7 @@
 """The benchmarks run, compare what is equal, and what is committed regenerates."""
 
+import time
+
 import pandas as pd
 import pytest
 import torch
@@ -89,6 +91,7 @@ def test_no_row_is_begun_after_the_time_is_over(monkeypatch, tmp_path, capsys):
 
     def endless(device, pairs):
         while True:
+            time.sleep(0.05)
             yield measure.Row("a", "b", "s", 1.0, 2.0, 2.0, "1×", True, None, "a note")
 
     def never(device, pairs):
