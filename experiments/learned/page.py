@@ -164,8 +164,8 @@ def document(table: pd.DataFrame) -> str:
         "images to the fine solution from the same noise at time 999, by evaluations of the "
         "network. No fit has seen these seed sets. A fixed method is on the grid that had its "
         "lowest FID on seed set 0. `both`: times, weights and clock are learned (at 5 "
-        "evaluations in 500 iterations, else in 300); `times`: times and clock; `weights`: weights "
-        "alone. What was not measured has no number.",
+        "evaluations in 500 iterations, else in 300); `times`: times and clock; `weights`: "
+        "weights alone. What was not measured has no number.",
         "    python -m experiments.learned.fits\n"
         "    python -m experiments.learned.compare\n"
         "    python -m experiments.learned.page",
