@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import torch
 from diffusers import PNDMScheduler, UNet2DModel
+from torch import Tensor
 
 import pndm
 from benchmarks.measure import Row, alternate, difference, seconds
@@ -60,6 +61,16 @@ def networks(architecture: str) -> tuple[UNet, UNet2DModel]:
     return ours, other
 
 
+def diffusers_sample(
+    network: UNet2DModel, scheduler: PNDMScheduler, x: Tensor, steps: int
+) -> Tensor:
+    """x_0 by diffusers' scheduler from the noise x, on its device."""
+    scheduler.set_timesteps(steps, device=x.device)
+    for t in scheduler.timesteps:
+        x = scheduler.step(network(x, t).sample, t, x, return_dict=False)[0]
+    return x
+
+
 @torch.no_grad()
 def measure(
     device: torch.device,
@@ -92,12 +103,8 @@ def measure(
                 return pndm.sample(runner, starts[0], **how)
 
             def other(other_network=other_network, starts=starts):
-                scheduler.set_timesteps(STEPS, device=device)
-                x = starts[1]
                 with tf32(False):  # torch's own default is TF32 for convolutions
-                    for t in scheduler.timesteps:
-                        x = scheduler.step(other_network(x, t).sample, t, x, return_dict=False)[0]
-                return x
+                    return diffusers_sample(other_network, scheduler, starts[1], STEPS)
 
             began = time.perf_counter()
             result = ours()

@@ -17,7 +17,7 @@ from diffusers import PNDMScheduler, UNet2DModel
 from torch import Tensor
 
 import pndm
-from benchmarks.end_to_end import networks
+from benchmarks.end_to_end import diffusers_sample, networks
 from benchmarks.measure import Row, difference, seconds
 from pndm._tf32 import tf32
 from pndm.data.images import to_uint8
@@ -127,14 +127,11 @@ def other_loop(
 
     def loop() -> Tensor:
         model = network.to(device, dtype)
-        scheduler.set_timesteps(steps, device=device)
-        x = noise.to(device, dtype)
         with (
             tf32(precision == "tf32"),
             torch.autocast(device.type, torch.bfloat16, enabled=name == "autocast"),
         ):
-            for t in scheduler.timesteps:
-                x = scheduler.step(model(x, t).sample, t, x, return_dict=False)[0]
+            x = diffusers_sample(model, scheduler, noise.to(device, dtype), steps)
         return to_uint8(x.float()).cpu()
 
     return loop

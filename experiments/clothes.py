@@ -61,9 +61,8 @@ def page(table: pd.DataFrame) -> str:
         "classes": "images of a class",
     }
     text = table[list(names)].rename(columns=names).astype(str)
-    about, _, details = (__doc__ or "").partition("\n\n")
-    command, _, details = details.partition("\n\n")
-    return "\n\n".join([f"# {about[:-1]}", command, details.strip(), markdown(text)]) + "\n"
+    title, command, about = __doc__.strip().split("\n\n")
+    return "\n\n".join([f"# {title[:-1]}", command, about, markdown(text)]) + "\n"
 
 
 def main() -> None:

@@ -35,6 +35,9 @@ VARIANTS = {
 }
 """What is learned. `both` is what ships with the package."""
 
+LONGER = {(5, "both"): ["iterations=500"]}
+"""Fits of more iterations than the default, by evaluations and variant."""
+
 FINE = {"DDIM@50": ("ddim", 50), "DDIM@100": ("ddim", 100), "DDIM@1000": ("ddim", 1000)}
 FINE |= {"F-PNDM@50": ("plms", 50)}
 """Methods of many steps, on the leading grid."""
@@ -63,7 +66,7 @@ class Fit(NamedTuple):
         return [
             *(f"dataset={DATASET}", f"schedule={self.schedule}", f"steps={self.nfe}"),
             *("solver=ipndm", "solver.order=3", "grid=leading", f"output={self.output}"),
-            *(["iterations=500"] if self.nfe == 5 and self.variant == "both" else []),
+            *LONGER.get((self.nfe, self.variant), []),
             *VARIANTS[self.variant].split(),
         ]
 

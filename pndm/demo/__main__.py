@@ -49,7 +49,8 @@ def serve(options: argparse.Namespace) -> None:
     if options.checkpoint in WEIGHTS:
         fetch(WEIGHTS[options.checkpoint])
     if options.checkpoint:
-        networks = load_model(options.checkpoint, options.architecture, options.schedule)
+        model = load_model(options.checkpoint, options.architecture, options.schedule)
+        networks = {model.name: model}
     else:
         networks = load_shipped()
     device = resolve_device("auto")

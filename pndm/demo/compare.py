@@ -332,15 +332,14 @@ def thumbnail(x: Tensor) -> Tensor:
 
 def load_shipped() -> dict[str, Model]:
     """The networks that ship with the package, by name."""
-    return {name: model for shipped in SHIPPED for name, model in load_model(shipped).items()}
+    return {name: load_model(name) for name in SHIPPED}
 
 
 def load_model(
     checkpoint: str, architecture: str | None = None, schedule: str | None = None
-) -> dict[str, Model]:
-    """One network as `pndm.models.load` takes it, by name; without a schedule, its card's."""
+) -> Model:
+    """One network as `pndm.models.load` takes it; without a schedule, its card's."""
     network = models.load(checkpoint, architecture=architecture)
     if schedule is None:
         schedule = network.provenance.get("schedule", "linear")
-    name = network.provenance["name"]
-    return {name: Model(name, network, schedule)}
+    return Model(network.provenance["name"], network, schedule)

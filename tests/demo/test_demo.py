@@ -324,10 +324,10 @@ def test_a_checkpoint_of_ones_own(tmp_path):
     shutil.copy(find("digits_cosine").path, tmp_path / "own.safetensors")
     path = str(tmp_path / "own.safetensors")
     own = load_model(path, "digits_cosine", "cosine")
-    assert (own["own"].name, own["own"].schedule) == ("own", "cosine")
-    assert load_model(path, "digits_cosine")["own"].schedule == "linear"
-    assert load_model("digits_cosine")["digits_cosine"].schedule == "cosine"
-    (result,) = compare(own, [Method("ddim", 2)], QUICK._replace(network="own"))
+    assert (own.name, own.schedule) == ("own", "cosine")
+    assert load_model(path, "digits_cosine").schedule == "linear"
+    assert load_model("digits_cosine").schedule == "cosine"
+    (result,) = compare({"own": own}, [Method("ddim", 2)], QUICK._replace(network="own"))
     assert result.nfe == 2
 
 

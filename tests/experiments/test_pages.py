@@ -9,6 +9,7 @@ import yaml
 
 import pndm
 from experiments import (
+    clothes,
     conventions,
     convergence,
     coverage,
@@ -214,6 +215,11 @@ def test_cost_is_measured_for_every_method(monkeypatch):
     assert list(table["solver"]) == list(step_time.METHODS)
     assert (table["seconds"] > 0).all() and "÷ DDIM" in step_time.page(table)
     assert list(table["nfe"]) == [4, 4, 5, 13, 13, 13, 13]
+
+
+def test_the_page_on_clothes_regenerates():
+    page = clothes.page(pd.read_csv(FOLDER / "clothes.csv"))
+    assert page == (FOLDER / "clothes.md").read_text(encoding="utf-8")
 
 
 def test_slerp_stays_on_the_sphere():
