@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-DATASET = "digits"
+NETWORKS = {"digits": "digits", "fashion_mnist": "fashion"}
+"""The datasets, and what the names of their networks begin with."""
+
 SCHEDULES = ("linear", "cosine")
 EVALUATIONS = (3, 4, 5, 6, 8, 10)
 JUDGING = (1, 2, 0)
@@ -13,7 +15,9 @@ JUDGING = (1, 2, 0)
 TABLE_SEED = 0
 """The seed set of the methods of many steps, which are not measured again."""
 
-SAMPLES = 1797
+GRIDS = ("leading", "quadratic")
+"""The grids that a fixed method is tried on, at 5 and 10 evaluations, where none were before."""
+
 FITS = Path("outputs/learned")
 """The folder of all fits."""
 
@@ -35,8 +39,14 @@ VARIANTS = {
 }
 """What is learned. `both` is what ships with the package."""
 
-LONGER = {(5, "both"): ["iterations=500"]}
-"""Fits of more iterations than the default, by evaluations and variant."""
+SETTINGS = {
+    "digits": [],
+    "fashion_mnist": ["images=1024", "validation=256", "batch_size=128"],
+}
+"""Settings of the fits that differ from conf/fit.yaml, by dataset."""
+
+LONGER = {("digits", 5, "both"): ["iterations=500"]}
+"""Fits of more iterations than the default, by dataset, evaluations and variant."""
 
 FINE = {"DDIM@50": ("ddim", 50), "DDIM@100": ("ddim", 100), "DDIM@1000": ("ddim", 1000)}
 FINE |= {"F-PNDM@50": ("plms", 50)}
@@ -44,8 +54,9 @@ FINE |= {"F-PNDM@50": ("plms", 50)}
 
 
 class Fit(NamedTuple):
-    """One plan: a variant for a schedule's network, at a number of evaluations."""
+    """One plan: a variant for the network of a dataset and schedule, at some evaluations."""
 
+    dataset: str
     schedule: str
     nfe: int
     variant: str = "both"
@@ -53,7 +64,7 @@ class Fit(NamedTuple):
     @property
     def name(self) -> str:
         """The name of its network and plan: digits_linear-5."""
-        return f"{DATASET}_{self.schedule}-{self.nfe}"
+        return f"{NETWORKS[self.dataset]}_{self.schedule}-{self.nfe}"
 
     @property
     def output(self) -> Path:
@@ -64,19 +75,19 @@ class Fit(NamedTuple):
     def words(self) -> list[str]:
         """The arguments of `python -m pndm.fit`."""
         return [
-            *(f"dataset={DATASET}", f"schedule={self.schedule}", f"steps={self.nfe}"),
+            *(f"dataset={self.dataset}", f"schedule={self.schedule}", f"steps={self.nfe}"),
             *("solver=ipndm", "solver.order=3", "grid=leading", f"output={self.output}"),
-            *LONGER.get((self.nfe, self.variant), []),
+            *SETTINGS[self.dataset],
+            *LONGER.get((self.dataset, self.nfe, self.variant), []),
             *VARIANTS[self.variant].split(),
         ]
 
 
 def fits() -> Iterator[Fit]:
     """All plans: those that ship, then those that show what each part contributes."""
-    for nfe in (5, 8, 3, 4, 6, 10):
-        for schedule in SCHEDULES:
-            yield Fit(schedule, nfe)
-    for variant in VARIANTS:
-        if variant != "both":
+    kinds = [(nfe, "both") for nfe in (5, 8, 3, 4, 6, 10)]
+    kinds += [(5, variant) for variant in VARIANTS if variant != "both"]
+    for dataset in NETWORKS:
+        for nfe, variant in kinds:
             for schedule in SCHEDULES:
-                yield Fit(schedule, 5, variant)
+                yield Fit(dataset, schedule, nfe, variant)

@@ -1,9 +1,10 @@
 """The page on learned plans, from the committed results and the shipped plans alone.
 
-python -m experiments.learned.page      # learned.md, learned.png, learned_plans.png, the README
+python -m experiments.learned.page      # learned*.md and .png, the README
 """
 
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from experiments.learned.cells import (
     FINE,
     FIXED,
     JUDGING,
-    SAMPLES,
+    NETWORKS,
     SCHEDULES,
     TABLE_SEED,
     Fit,
@@ -43,30 +44,30 @@ COLOURS = dict(
 )
 
 
-def cell(table: pd.DataFrame, schedule: str, method: str, nfe: int, seed: int) -> pd.Series | None:
-    """A measurement; None where there is none."""
-    found = table[(table[KEY] == [schedule, method, nfe, seed]).all(axis=1)]
+def cell(table: pd.DataFrame, *key: str | int) -> pd.Series | None:
+    """The measurement of a dataset, schedule, method, nfe and seed set; None if there is none."""
+    found = table[(table[KEY] == list(key)).all(axis=1)]
     return found.iloc[0] if len(found) else None
 
 
-def best_fixed(table: pd.DataFrame, schedule: str, nfe: int, seed: int) -> pd.Series | None:
-    """The fixed method with the lowest FID on the judging seeds themselves.
+def best_fixed(table: pd.DataFrame, *key: str | int) -> pd.Series | None:
+    """The fixed method of a dataset, schedule, nfe and seed set with the lowest FID.
 
-    That choice favours the fixed methods.
+    To choose on the judging seeds themselves favours the fixed methods.
     """
-    same = (table["schedule"] == schedule) & (table["nfe"] == nfe) & (table["seed"] == seed)
+    same = (table[["dataset", "schedule", "nfe", "seed"]] == list(key)).all(axis=1)
     found = table[same & table["method"].isin(FIXED)]
     return found.loc[found["fid"].idxmin()] if len(found) else None
 
 
-def fids(table: pd.DataFrame, schedule: str, seed: int) -> pd.DataFrame:
+def fids(table: pd.DataFrame, dataset: str, schedule: str, seed: int) -> pd.DataFrame:
     """FID and, in brackets, the distance, by method and evaluations."""
     rows = []
     variants = [name for name in table["method"].unique() if str(name).startswith("learned")]
     for method in [*FIXED, *sorted(variants)]:
         row = {"method": method}
         for nfe in EVALUATIONS:
-            found = cell(table, schedule, method, nfe, seed)
+            found = cell(table, dataset, schedule, method, nfe, seed)
             row[str(nfe)] = "not run" if found is None else written(found)
         if set(row.values()) - {method, "not run"}:
             rows.append(row)
@@ -79,25 +80,23 @@ def written(found: pd.Series) -> str:
     return f"{found['fid']:.2f}{distance}"
 
 
-def differences(table: pd.DataFrame) -> Iterator[dict[str, str]]:
+def differences(table: pd.DataFrame, dataset: str) -> Iterator[dict[str, str]]:
     """Each shipped plan against the best fixed method and those of many steps, paired."""
-    for schedule in SCHEDULES:
-        for nfe in EVALUATIONS:
-            for seed in JUDGING:
-                own = cell(table, schedule, LEARNED, nfe, seed)
-                if own is None:
-                    continue
-                others = [best_fixed(table, schedule, nfe, seed)]
-                others += [cell(table, schedule, m, n, seed) for m, (_, n) in FINE.items()]
-                for other in others:
-                    if other is not None:
-                        yield compare(own, other)
+    for schedule, nfe, seed in product(SCHEDULES, EVALUATIONS, JUDGING):
+        own = cell(table, dataset, schedule, LEARNED, nfe, seed)
+        if own is None:
+            continue
+        others = [best_fixed(table, dataset, schedule, nfe, seed)]
+        others += [cell(table, dataset, schedule, m, n, seed) for m, (_, n) in FINE.items()]
+        for other in others:
+            if other is not None:
+                yield compare(own, other)
 
 
 def compare(own: pd.Series, other: pd.Series) -> dict[str, str]:
     """One row: the difference of FID with its paired 95 % interval."""
     without = (own[list(WITHOUT)] - other[list(WITHOUT)]).astype(float)
-    paired = estimate(own["fid"] - other["fid"], without, SAMPLES)
+    paired = estimate(own["fid"] - other["fid"], without, int(own["samples"]))
     interval = f"{paired.low:.2f} to {paired.high:.2f}"
     return {
         "schedule": own["schedule"],
@@ -111,9 +110,9 @@ def compare(own: pd.Series, other: pd.Series) -> dict[str, str]:
     }
 
 
-def shipped() -> list[Learned]:
-    """The shipped plans of these networks, in order."""
-    names = [Fit(schedule, nfe).name for schedule in SCHEDULES for nfe in EVALUATIONS]
+def shipped(dataset: str) -> list[Learned]:
+    """The shipped plans of a dataset's networks, in order."""
+    names = [Fit(dataset, *of).name for of in product(SCHEDULES, EVALUATIONS)]
     return [learned.read(name) for name in names if name in learned.names()]
 
 
@@ -131,8 +130,6 @@ def numbers(table: Learned) -> pd.DataFrame:
 
 def lesson(tables: list[Learned]) -> str:
     """What the numbers tell, computed from them."""
-    if not tables:
-        return "No plan is shipped yet."
     inner = [sum(row) for table in tables for row in table.weights[:-1]]
     last = [sum(table.weights[-1]) for table in tables]
     ends = [table.nodes[-2].time for table in tables]
@@ -154,38 +151,35 @@ def lesson(tables: list[Learned]) -> str:
     )
 
 
-def document(table: pd.DataFrame) -> str:
-    """The page, in Markdown."""
-    tables = shipped()
-    seconds = [f"{t.name} {t.fitted['seconds']:.0f} s" for t in tables]
+def document(table: pd.DataFrame, dataset: str) -> str:
+    """The page of a dataset, in Markdown."""
+    tables, table = shipped(dataset), table[table["dataset"] == dataset]
     parts = [
-        "# Learned plans",
-        f"FID of {SAMPLES} digits, and in brackets the root mean square distance of {IMAGES} "
-        "images to the fine solution from the same noise at time 999, by evaluations of the "
-        "network. No fit has seen these seed sets. A fixed method is on the grid that had its "
-        "lowest FID on seed set 0. `both`: times, weights and clock are learned (at 5 "
-        "evaluations in 500 iterations, else in 300); `times`: times and clock; `weights`: "
-        "weights alone. What was not measured has no number.",
+        f"# Learned plans: {dataset}",
+        f"FID of {' or '.join(map(str, sorted(table['samples'].unique())))} images, and in "
+        f"brackets the root mean square distance of {IMAGES} images to the fine solution from the "
+        "same noise at time 999, by evaluations of the network. No fit has seen these seed sets. "
+        "A fixed method is on the grid that had its lowest FID on seed set 0. `both`: times, "
+        "weights and clock are learned; `times`: times and clock; `weights`: weights alone. What "
+        "was not measured has no number.",
         "    python -m experiments.learned.fits\n"
         "    python -m experiments.learned.compare\n"
         "    python -m experiments.learned.page",
-        "![FID and distance by evaluations](learned.png)",
+        f"![FID and distance by evaluations]({NAME}_{dataset}.png)",
     ]
-    for schedule in SCHEDULES:
-        for seed in sorted(JUDGING):
-            rows = fids(table, schedule, seed)
-            if len(rows):
-                parts += [f"## {schedule}, seed set {seed}", markdown(rows)]
+    for schedule, seed in product(SCHEDULES, sorted(JUDGING)):
+        rows = fids(table, dataset, schedule, seed)
+        if len(rows):
+            parts += [f"## {schedule}, seed set {seed}", markdown(rows)]
+    compared = pd.DataFrame(list(differences(table, dataset)))
     parts += [
         "## Against the best fixed method and many steps",
         "Differences of FID from the same seeds, bias-corrected, with 95 % intervals. The best "
         "fixed method is chosen on the judging seeds themselves, in its favour.",
-        markdown(pd.DataFrame(list(differences(table)))) if len(table) else "not run",
+        markdown(compared) if len(compared) else "not run",
         "## What was learned",
-        "![Learned times and weights](learned_plans.png)",
+        f"![Learned times and weights]({NAME}_plans_{dataset}.png)",
         lesson(tables),
-        "Wall time of the fits, one thread of two cores that also ran other work: "
-        f"{', '.join(seconds)}.",
     ]
     for plan_ in tables:
         made = plan_.fitted
@@ -193,8 +187,10 @@ def document(table: pd.DataFrame) -> str:
         first, best = made["first"], made["best"]
         parts += [
             f"### {plan_.name}",
-            f"{how}; distance on validation noise {first['rmse']:.3f} at the start, "
-            f"{best['rmse']:.3f} at iteration {best['iteration']}.",
+            f"{how}, {made['images']['fitting']:,} images, {made['seconds']:.0f} s on one thread "
+            "of two cores that also ran other work; distance on validation noise "
+            f"{first['rmse']:.3f} at the start, {best['rmse']:.3f} at iteration "
+            f"{best['iteration']}.",
             markdown(numbers(plan_)),
         ]
     return "\n\n".join(parts) + "\n"
@@ -203,19 +199,22 @@ def document(table: pd.DataFrame) -> str:
 def block(table: pd.DataFrame) -> str:
     """The README's part: learned plans beside the best fixed method, and methods of many steps."""
     few, many = [], []
-    for schedule in SCHEDULES:
-        learned_ = {n: cell(table, schedule, LEARNED, n, JUDGING[0]) for n in EVALUATIONS}
-        fixed = {n: best_fixed(table, schedule, n, JUDGING[0]) for n in EVALUATIONS}
-        for name, found in (("learned", learned_), ("best fixed method", fixed)):
-            few.append({"schedule": schedule, "": name, **{str(n): fid(found[n]) for n in found}})
-        own = {n: cell(table, schedule, LEARNED, n, TABLE_SEED) for n in EVALUATIONS[2:]}
-        fine = {name: cell(table, schedule, name, n, TABLE_SEED) for name, (_, n) in FINE.items()}
+    for dataset, schedule in product(NETWORKS, SCHEDULES):
+        key = (dataset, schedule)
+        named = {"images": dataset, "schedule": schedule}
+        judged = {n: cell(table, *key, LEARNED, n, JUDGING[0]) for n in EVALUATIONS}
+        fixed = {n: best_fixed(table, *key, n, JUDGING[0]) for n in EVALUATIONS}
+        for name, found in (("learned", judged), ("best fixed method", fixed)):
+            few.append({**named, "": name, **{str(n): fid(found[n]) for n in found}})
+        own = {n: cell(table, *key, LEARNED, n, TABLE_SEED) for n in EVALUATIONS[2:]}
+        fine = {name: cell(table, *key, name, n, TABLE_SEED) for name, (_, n) in FINE.items()}
         shown = {f"learned@{n}": fid(found) for n, found in own.items()}
-        many.append({"schedule": schedule, **shown, **{n: fid(x) for n, x in fine.items()}})
+        many.append({**named, **shown, **{n: fid(x) for n, x in fine.items()}})
     return "\n\n".join(
         [
-            f"FID of {SAMPLES:,} digits by evaluations of the network, on seeds that no fit has "
-            f"seen. The best of {len(FIXED)} fixed methods is chosen on these seeds:",
+            "FID by evaluations of the network, of as many images as in the tables above, on "
+            f"seeds that no fit has seen. The best of {len(FIXED)} fixed methods is chosen on "
+            "these seeds:",
             markdown(pd.DataFrame(few)),
             "On the seeds of the main table, beside methods of many steps:",
             markdown(pd.DataFrame(many)),
@@ -228,15 +227,16 @@ def fid(found: pd.Series | None) -> str:
     return "not run" if found is None else f"{found['fid']:.2f}"
 
 
-def draw(table: pd.DataFrame, folder: Path) -> list[Path]:
+def draw(table: pd.DataFrame, dataset: str, folder: Path) -> list[Path]:
     """FID and distance against evaluations, for both schedules; the first judging seed set."""
     with figure(11, 8, 4, sharey=False, rows=2) as (fig, axes):
         panels = [(schedule, kind) for kind in ("fid", "rmse") for schedule in SCHEDULES]
         titles = {"fid": "FID", "rmse": "distance to the fine solution"}
         for ax, (schedule, kind) in zip(axes, panels, strict=True):
             for method, colour in COLOURS.items():
-                same = (table["schedule"] == schedule) & (table["method"] == method)
-                line = table[same & (table["seed"] == JUDGING[0])].sort_values("nfe")
+                key = [dataset, schedule, method, JUDGING[0]]
+                same = (table[["dataset", "schedule", "method", "seed"]] == key).all(axis=1)
+                line = table[same].sort_values("nfe")
                 if len(line):
                     width = 2.5 if method == LEARNED else 1.2
                     ax.plot(line["nfe"], line[kind], marker="o", ms=4, color=colour, lw=width)
@@ -246,10 +246,10 @@ def draw(table: pd.DataFrame, folder: Path) -> list[Path]:
             plain_log(ax.xaxis, EVALUATIONS)
             plain_log(ax.yaxis)
         fig.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=9)
-        return save(fig, folder / NAME)
+        return save(fig, folder / f"{NAME}_{dataset}")
 
 
-def draw_plans(tables: list[Learned], folder: Path) -> list[Path]:
+def draw_plans(tables: list[Learned], path: Path) -> list[Path]:
     """Learned times and newest weights against those of the plan that a fit starts from."""
     chosen = [table for table in tables if len(table.times) == 5] or tables[:2]
     count = max(len(chosen), 1)
@@ -276,14 +276,20 @@ def draw_plans(tables: list[Learned], folder: Path) -> list[Path]:
             right.plot(x, sums, ":", color="0.2", label="sum")
             right.set(title="weights (dashed: AB3)", xlabel="evaluation", xticks=list(x))
             right.legend(fontsize=8, ncols=2, loc="upper left")
-        return save(fig, folder / "learned_plans")
+        return save(fig, path)
 
 
 def write(table: pd.DataFrame, folder: Path) -> list[Path]:
-    """Write the page and both figures."""
-    path = folder / f"{NAME}.md"
-    path.write_text(document(table), encoding="utf-8")
-    return [path, *draw(table, folder), *draw_plans(shipped(), folder)]
+    """Write the pages and their figures, of the datasets that have shipped plans."""
+    written = []
+    for dataset in NETWORKS:
+        tables = shipped(dataset)
+        if tables:
+            path = folder / f"{NAME}_{dataset}.md"
+            path.write_text(document(table, dataset), encoding="utf-8")
+            written += [path, *draw(table, dataset, folder)]
+            written += draw_plans(tables, folder / f"{NAME}_plans_{dataset}")
+    return written
 
 
 if __name__ == "__main__":
