@@ -1,4 +1,4 @@
-# make run     the embedded default, or another run: make run ARGS="solver=ddim steps=20"
+# make run     digits with F-PNDM in 50 steps; or another run: make run ARGS="solver=ddim steps=20"
 # make paper   a table of the paper: plan, runs, comparison, as in make paper DATASET=cifar10
 # make test    the fast tests;  make test-slow: the long ones;  make lint: ruff and mypy
 #

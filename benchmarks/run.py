@@ -4,11 +4,10 @@
     python -m benchmarks.run overhead programs    # only these parts
     python -m benchmarks.run --seconds 300        # as many as fit into five minutes
 
-Each part alternates ours and the other, and tells medians and the median of their ratios; it is
+Each part alternates ours and the other, and reports medians and the median of their ratios; it is
 saved as soon as it is measured.
 """
 
-import argparse
 import math
 import platform
 import time
@@ -35,6 +34,7 @@ from benchmarks import (
 from benchmarks.measure import Row
 from experiments.pages import markdown
 from pndm._devices import use_device
+from pndm._errors import Parser, prepare_console
 from pndm._provenance import commit, hardware
 
 RESULTS = Path(__file__).parent / "results"
@@ -105,7 +105,7 @@ def keep(rows: list[Row], part: str, path: Path) -> pd.DataFrame:
 
 def main() -> None:
     """Measure, print, and save every completed part."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all without any")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -141,4 +141,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    prepare_console()
     main()

@@ -2,10 +2,10 @@
 
     python -m experiments.coverage
 
-A generator N(μ, Σ) is judged against an exact reference, as a run is: N features in 20 blocks,
+A generator N(μ, Σ) is compared with an exact reference, as a run is: N features in 20 blocks,
 the 95 % interval of its distance, and the paired one of its difference to a second generator that
 sees the same seeds. The share of simulations whose interval holds the truth is the coverage.
-Beside it stand the same intervals around the plain FID, whose bias they leave in.
+Next to it: the same intervals around the plain FID, not corrected for bias.
 
 Not covered by any of them: the seed of a training, and a reference that is itself a sample; the
 intervals are of this generator against this reference.

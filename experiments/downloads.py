@@ -31,7 +31,7 @@ PAPER = {
     "pf_cifar10": "PF",
     "pf_deep_cifar10": "PF, deep",
 }
-"""What the paper used weights for. The hub's cifar10 weights are not the average."""
+"""What the paper used weights for. The hub's cifar10 weights are not the EMA."""
 
 
 def weights() -> pd.DataFrame:
@@ -40,7 +40,7 @@ def weights() -> pd.DataFrame:
     for entry in WEIGHTS.values():
         if entry.url:
             row = {"weights": f"`{entry.name}`", "schedule": f"{entry.schedule} {entry.timesteps}"}
-            row |= {"average": AVERAGE[entry.ema], "in the paper": PAPER.get(entry.name, "")}
+            row |= {"EMA": AVERAGE[entry.ema], "in the paper": PAPER.get(entry.name, "")}
             rows.append(row | file(remote(entry)))
     return pd.DataFrame(rows)
 

@@ -33,12 +33,12 @@ COPY = 0.05
 def samples(weights: str, architecture: str | None, count: int) -> Tensor:
     """Sample images [count, C, H, W] uint8 by PLMS in 50 steps from the seeds 0, 1, …"""
     network = pndm.models.load(weights, architecture=architecture)
-    schedule, solver = pndm.schedules.linear(), pndm.solvers.plms()
+    schedule = pndm.schedules.SCHEDULES[network.provenance.get("schedule") or "linear"]()
     batches = []
     for first in range(0, count, 250):
         seeds = range(first, min(first + 250, count))
         x_T = pndm.initial_noise(seeds, network.arch.image)
-        x_0 = pndm.sample(network, x_T, solver=solver, schedule=schedule, steps=50)
+        x_0 = pndm.sample(network, x_T, solver=pndm.solvers.plms(), schedule=schedule, steps=50)
         batches.append(images.to_uint8(x_0))
     return torch.cat(batches)
 
@@ -86,7 +86,7 @@ def measure(held_out: Path, count: int) -> list[dict[str, object]]:
 
 
 def markdown(rows: list[dict[str, str]]) -> str:
-    """The table of the README."""
+    """The table that is printed."""
     head = (
         "| | nearest in | images | median | 1st percentile | copies |\n|---|---|---|---|---|---|"
     )

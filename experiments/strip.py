@@ -4,7 +4,8 @@
 
 Clothes of the first seeds after 10, 20, 50 and 1000 evaluations; digits after 10, 20 and 50, and
 below each row of these the difference to the fine solution of the ODE from the same noise and
-time. F-PNDM takes as many steps as the evaluations allow; each of its first three takes four.
+time. F-PNDM takes as many steps as the evaluations allow; each of its first three takes four,
+except that a step into the image takes one.
 """
 
 from pathlib import Path

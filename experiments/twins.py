@@ -71,10 +71,11 @@ def page(frame: pd.DataFrame) -> str:
     """The questions as tables, one for each dataset and schedule."""
     parts = [
         "# Pseudo against classical",
-        "FID of the first method less that of the second, with the same number of steps and from "
-        "the same seeds: the bias-corrected difference and its paired 95 % interval (a jackknife "
-        "over 20 blocks of seeds). Below zero the first is better; **bold** where the interval "
-        "excludes zero. Measured in the [main table](fid_by_steps_fashion_mnist.md).",
+        "FID of the first method less that of the second, with the same number of steps unless it "
+        "is named, and from the same seeds: the bias-corrected difference and its paired 95 % "
+        "interval (a jackknife over 20 blocks of seeds). Below zero the first is better; **bold** "
+        "where the interval excludes zero. Measured in the "
+        "[main table](fid_by_steps_fashion_mnist.md).",
         "    python -m experiments.twins",
     ]
     for (dataset, schedule), rows in frame.groupby(["dataset", "schedule"], sort=False):

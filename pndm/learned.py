@@ -97,7 +97,10 @@ class Learned:
         return f"{self.name}, fitted to {network} ({schedule or 'unknown schedule'}) from {start}"
 
     def require_schedule(self, schedule: Schedule, prediction: Prediction) -> None:
-        """Raise InputError unless ᾱ at the nodes and the prediction are those of the fit."""
+        """Raise InputError unless ᾱ at the nodes and the prediction are those of the fit.
+
+        And where a time that the network is given is none of the schedule.
+        """
         if prediction != self.prediction:
             raise InputError(
                 f"the plan {self.name} is for networks that predict {self.prediction}, "
@@ -112,6 +115,11 @@ class Learned:
                     f"the plan {self.name} was fitted on another schedule ({known}): at time "
                     f"{time:g} it has ᾱ = {alpha_bar:.6g}, {schedule.name} has {given:.6g}"
                 )
+        if max(self.times) > schedule.timesteps - 1:
+            raise InputError(
+                f"the plan {self.name} gives the network the time {max(self.times):g}, but it "
+                f"knows those up to {schedule.timesteps - 1}"
+            )
 
     def require_network(self, sha256: str | None) -> None:
         """Raise InputError for the weights of another network; with `override` only warn.
@@ -154,6 +162,10 @@ class Learned:
         if schema > SCHEMA:
             raise InputError(f"schema {schema} is of a newer version of pndm: update pndm")
         try:
+            network, fitted = dict(content["network"]), dict(content["fitted"])
+            if not isinstance(network.get("sha256"), str | None):
+                raise TypeError("the network's sha256 is no text")
+            dict(fitted.get("start", {}))
             return cls(
                 str(content["name"]),
                 tuple(
@@ -163,14 +175,14 @@ class Learned:
                 tuple(_number(row["time"]) for row in content["rows"]),
                 tuple(tuple(map(_number, row["weights"])) for row in content["rows"]),
                 content["prediction"],
-                dict(content["network"]),
+                network,
                 dict(content["schedule"]),
-                dict(content["fitted"]),
+                fitted,
                 override,
             )
         except KeyError as error:
             raise InputError(f"{error} is missing") from None
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, OverflowError, AttributeError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"this is no plan: {error}") from None

@@ -355,8 +355,9 @@ def step_along(
 def remainder(whole: Plan, first: int, schedule: Schedule, prediction: Prediction) -> Plan:
     """The plan that starts at row `first` of another and evaluates at the same times.
 
-    No evaluations of earlier rows are used (see `Solver.after`). The rest of an unfinished step
-    is replaced by Euler steps from each of its evaluations to the next, and to its end.
+    Of a learned plan the nodes remain, its clock and weights do not. No evaluations of earlier
+    rows are used (see `Solver.after`). The rest of an unfinished step is replaced by Euler steps
+    from each of its evaluations to the next, and to its end.
     """
     reached = [row.ends for row in whole.rows[:first] if row.ends is not None]
     step = reached[-1] if reached else 0

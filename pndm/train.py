@@ -45,6 +45,11 @@ from pndm.models.unet import UNet
 from pndm.sampling import sample
 from pndm.solvers import ddim
 
+NOT_OF_WEIGHTS = tuple(
+    f"dataset.{name}" for name in ("samples", "batch_size", "extractor", "models")
+)
+"""Settings of a dataset that are for sampling."""
+
 WIDE = 32
 """From so many channels on, channels_last trains faster (measured)."""
 
@@ -132,7 +137,7 @@ def train_part(cfg: Train, part: Part) -> None:
     ema = copy.deepcopy(model).eval().requires_grad_(False)
     is_cuda = device.type == "cuda"
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr, fused=is_cuda or None)
-    start, losses, seconds, commit = 0, [], 0.0, current_commit()
+    start, losses, window, seconds, commit = 0, [], [], 0.0, current_commit()
     sizes, arch = data[0].shape, model.arch
     if sizes != arch.image:
         raise ConfigError(
@@ -148,8 +153,11 @@ def train_part(cfg: Train, part: Part) -> None:
         ema.load_state_dict(saved["ema"])
         optimizer.load_state_dict(saved["optimizer"])
         start, losses, seconds = saved["iteration"], saved["losses"], saved["seconds"]
+        window = [*torch.tensor(saved.get("window", []), device=device)]
         commit = saved["commit"]
     if cfg.finish:
+        if window:
+            losses.append([start, torch.stack(window).mean().item()])
         if not losses:
             raise ConfigError(f"there is no {checkpoint} to finish: train first")
         return finish(cfg, ema, losses, seconds, commit, start)
@@ -172,7 +180,7 @@ def train_part(cfg: Train, part: Part) -> None:
         mininterval=1,
         disable=not is_first,
     )
-    window, began = [], time.monotonic()
+    began = time.monotonic()
     model.train()
     for iteration, batch in enumerate(bar, start):
         if iteration >= recipe.iterations:
@@ -204,7 +212,10 @@ def train_part(cfg: Train, part: Part) -> None:
             losses.append([done, mean])
             window = []
             bar.set_postfix(loss=f"{mean:.4f}")
-        if is_first and (done % recipe.checkpoint_every == 0 or done == recipe.iterations):
+        if done % recipe.checkpoint_every == 0 or done == recipe.iterations:
+            unlogged = mean_of_processes(torch.stack(window), part).tolist() if window else []
+            if not is_first:
+                continue
             now = time.monotonic()
             seconds, began = seconds + now - began, now
             state = {
@@ -214,6 +225,7 @@ def train_part(cfg: Train, part: Part) -> None:
                 "settings": settings,
                 "iteration": done,
                 "losses": losses,
+                "window": unlogged,
                 "seconds": seconds,
                 "commit": commit,
             }
@@ -253,7 +265,7 @@ def resumed(path: Path, settings: dict[str, Any], iterations: int) -> dict[str, 
             f"{path} is no checkpoint of this version ({type(error).__name__}): remove it, or "
             "give another output="
         ) from None
-    flat = [*_differences(found, settings)]
+    flat = [d for d in _differences(found, settings) if not d.startswith(NOT_OF_WEIGHTS)]
     if done > iterations:
         flat.append(f"{done} iterations done")
     if flat:
@@ -288,7 +300,8 @@ def finish(
 
     schedule = build_schedule(cfg.schedule)
     x_T = noise.initial_noise(range(100), ema.arch.image).to(next(ema.parameters()).device)
-    x_0 = sample(rounded.float(), x_T, solver=ddim(), schedule=schedule, steps=100)
+    steps = min(100, schedule.timesteps)
+    x_0 = sample(rounded.float(), x_T, solver=ddim(), schedule=schedule, steps=steps)
     images.save_grid(images.to_uint8(x_0), out / "samples.png")
 
     card = {

@@ -79,6 +79,9 @@ BAD = {
     "no schema": (lambda c: c.pop("schema"), "this is no plan"),
     "prediction": (lambda c: c.update(prediction="score"), "no prediction 'score'"),
     "rows": (lambda c: c.update(rows=3), "this is no plan"),
+    "huge": (lambda c: c["rows"][0].update(time=10**400), "this is no plan"),
+    "hash": (lambda c: c["network"].update(sha256=5), "the network's sha256 is no text"),
+    "start": (lambda c: c["fitted"].update(start="x"), "this is no plan"),
 }
 
 
@@ -110,6 +113,12 @@ def test_another_schedule_or_prediction_is_refused(write):
             pndm.sample(POINT, x_T, schedule=schedule, plan=plan)
     with pytest.raises(InputError, match="networks that predict noise, not velocity"):
         pndm.sample(POINT, x_T, schedule=LINEAR, plan=plan, prediction="velocity")
+
+
+def test_a_time_that_no_network_of_the_schedule_knows_is_refused(write):
+    plan = plans.load(write(changed(lambda c: c["rows"][0].update(time=1000.0))))
+    with pytest.raises(InputError, match="gives the network the time 1000, but it knows .* 999"):
+        pndm.sample(POINT, pndm.initial_noise([0], (2,)), schedule=LINEAR, plan=plan)
 
 
 def test_another_network_is_refused_unless_overridden(write):

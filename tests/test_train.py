@@ -21,7 +21,9 @@ TINY += ["recipe.batch_size=8", "recipe.warmup=1"]
 
 
 def trained(folder, *arguments):
-    path = train.train(compose_train([*TINY, f"output={folder}", *arguments]))
+    keys = {word.partition("=")[0] for word in arguments}
+    tiny = [word for word in TINY if word.partition("=")[0] not in keys]
+    path = train.train(compose_train([*tiny, f"output={folder}", *arguments]))
     return load_file(path), json.loads(path.with_suffix(".json").read_text())
 
 
@@ -105,6 +107,43 @@ def test_a_training_can_end_at_its_last_checkpoint(tmp_path, monkeypatch):
     assert (card["iterations"], card["iterations_of_recipe"]) == (4, 6)
     saved = torch.load(tmp_path / "net" / "checkpoint.pt", weights_only=True)
     assert all(torch.equal(weights[key], saved["ema"][key]) for key in weights)
+
+
+def test_a_training_can_end_before_its_first_logged_loss(tmp_path, monkeypatch):
+    """And goes on with the losses that it had not logged yet."""
+    words = ["recipe.log_every=5", "recipe.checkpoint_every=2"]
+    rate = train.learning_rate
+
+    def interrupted(iteration, recipe):
+        if iteration == 3:
+            raise KeyboardInterrupt
+        return rate(iteration, recipe)
+
+    _, whole = trained(tmp_path / "whole", *words)
+    monkeypatch.setattr(train, "learning_rate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "net", *words)
+    _, card = trained(tmp_path / "net", *words, "finish=true")
+    assert card["iterations"] == 2 and 0 < card["loss"] < 3
+    monkeypatch.setattr(train, "learning_rate", rate)
+    _, card = trained(tmp_path / "net", *words)
+    assert card["loss"] == whole["loss"]
+    losses = [(tmp_path / n / "losses.json").read_text() for n in ("net", "whole")]
+    assert losses[0] == losses[1] and len(json.loads(losses[0])) == 2
+
+
+def test_a_schedule_of_few_times_is_sampled_in_as_many_steps(tmp_path):
+    trained(tmp_path / "net", "recipe.iterations=1", "schedule.timesteps=20")
+    assert (tmp_path / "net" / "samples.png").exists()
+
+
+def test_settings_for_sampling_are_no_part_of_a_training(tmp_path):
+    trained(tmp_path / "net", "recipe.iterations=2", "recipe.decay=false")
+    more = ["recipe.decay=false", "recipe.iterations=3", "dataset.samples=7"]
+    _, card = trained(tmp_path / "net", *more, "dataset.batch_size=3")
+    assert card["iterations"] == 3
+    with pytest.raises(ConfigError, match="another training .*dataset.flip=False"):
+        trained(tmp_path / "net", *more, "dataset.flip=true")
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from experiments.beyond_paper.transfer_x_gradient import CELL
 from experiments.main_table.cells import Results
 from experiments.main_table.claims import verdict
 from experiments.main_table.fid_by_steps import Cell as TableCell
-from experiments.main_table.jackknife import WITHOUT, estimate
+from experiments.main_table.jackknife import WITHOUT, paired
 from experiments.pages import FOLDER
 from pndm._errors import MissingFile
 from pndm._files import write_atomic
@@ -79,13 +79,12 @@ def compare(folder: Path) -> pd.DataFrame:
             if other is None or other["samples"] != row["samples"]:
                 rows.append({**comparison, "verdict": "not run"})
                 continue
-            without = (row[list(WITHOUT)] - other[list(WITHOUT)]).astype(float)
-            paired = estimate(row["fid"] - other["fid"], without, int(row["samples"]))
-            numbers = {"difference": paired.bias_corrected, "low": paired.low, "high": paired.high}
+            found = paired(row, other)
+            numbers = {"difference": found.bias_corrected, "low": found.low, "high": found.high}
             comparison |= {name: round(value, 4) for name, value in numbers.items()}
             comparison |= {
                 "other": round(other["fid"], 4),
-                "verdict": verdict(paired.low, paired.high),
+                "verdict": verdict(found.low, found.high),
             }
             rows.append(comparison)
     return pd.DataFrame(rows, columns=COLUMNS)

@@ -1,7 +1,7 @@
 """The effect of each ingredient: transfer part × weights × starters × grids at 5 to 50 NFE.
 
     python -m experiments.beyond_paper.transfer_x_gradient                # all that is missing
-    python -m experiments.beyond_paper.transfer_x_gradient only=rmse      # or only=fid, only=page
+    python -m experiments.beyond_paper.transfer_x_gradient only=rmse      # or only=fid
     python -m experiments.beyond_paper.transfer_x_gradient only=fid nfe=10
 
 Two different measures: the distance of a method's images to the fine solution from the same noise

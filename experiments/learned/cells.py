@@ -4,19 +4,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from pndm.learned import SHIPPED
+
 NETWORKS = {"digits": "digits", "fashion_mnist": "fashion"}
 """The datasets, and what the names of their networks begin with."""
 
 SCHEDULES = ("linear", "cosine")
 EVALUATIONS = (3, 4, 5, 6, 8, 10)
 JUDGING = (1, 2, 0)
-"""Seed sets that no fit has seen (see `pndm.learned`); 0 chose the grids of the fixed methods."""
+"""Seed sets that no fit has seen (see `pndm.learned`); 0 chooses the grids of fixed methods."""
 
 TABLE_SEED = 0
 """The seed set of the methods of many steps, which are not measured again."""
 
-GRIDS = ("leading", "quadratic")
-"""The grids that a fixed method is tried on, at 5 and 10 evaluations, where none were before."""
+GRIDS = ("leading", "quadratic", "uniform_lambda")
+"""The grids that a fixed method is tried on."""
 
 FITS = Path("outputs/learned")
 """The folder of all fits."""
@@ -41,7 +43,7 @@ VARIANTS = {
 
 SETTINGS = {
     "digits": [],
-    "fashion_mnist": ["images=1024", "validation=256", "batch_size=128"],
+    "fashion_mnist": ["images=512", "validation=128", "batch_size=128", "iterations=200"],
 }
 """Settings of the fits that differ from conf/fit.yaml, by dataset."""
 
@@ -50,7 +52,7 @@ LONGER = {("digits", 5, "both"): ["iterations=500"]}
 
 FINE = {"DDIM@50": ("ddim", 50), "DDIM@100": ("ddim", 100), "DDIM@1000": ("ddim", 1000)}
 FINE |= {"F-PNDM@50": ("plms", 50)}
-"""Methods of many steps, on the leading grid."""
+"""Methods of many steps, on the leading grid of the main table: solver and steps."""
 
 
 class Fit(NamedTuple):
@@ -71,6 +73,13 @@ class Fit(NamedTuple):
         """The folder of its fit."""
         suffix = "" if self.variant == "both" else "-" + self.variant.replace(", ", "-")
         return FITS / (self.name + suffix.replace(" ", "_"))
+
+    @property
+    def plan(self) -> Path | None:
+        """The file of its plan: of the fit, else the shipped one; None if there is none."""
+        shipped = [SHIPPED / f"{self.name}.json"] if self.variant == "both" else []
+        paths = (self.output / "plan.json", *shipped)
+        return next((path for path in paths if path.exists()), None)
 
     def words(self) -> list[str]:
         """The arguments of `python -m pndm.fit`."""

@@ -2,18 +2,19 @@
 
     python -m experiments.learned.compare               # what is missing, then
     python -m experiments.learned.page
+    python -m experiments.learned.compare only=learned dataset=digits schedule=linear nfe=5 seed=1
 
 FID of as many images as in the main table with its leave-one-block-out values, for paired
 intervals, and the root mean square distance of 64 images to the fine solution from the same noise
-at time T−1. The grid of a fixed method is the one with the lowest FID on seed set 0 (at 5
-evaluations, or at 10 for 8 and more): of digits in `transfer_x_gradient`, of other images in
-`learned_grids.csv`, which is measured first. Methods of many steps are taken from the main table,
-on its seed set 0.
+at time T−1. `learned_grids.csv` is measured first: for each fixed method and number of evaluations
+the FID on seed set 0 on some grids, of which the best is taken. A cell is measured again where its
+network, its plan or its grid is another one than before.
 """
 
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,48 +23,41 @@ import torch
 
 import pndm
 from experiments.arguments import command, split
-from experiments.beyond_paper import transfer_x_gradient
-from experiments.beyond_paper.ingredients import Method
 from experiments.learned.cells import (
-    FINE,
+    EVALUATIONS,
     FIXED,
     GRIDS,
     JUDGING,
     NETWORKS,
     SCHEDULES,
     TABLE_SEED,
+    Fit,
     fits,
 )
 from experiments.main_table import collect
-from experiments.main_table.cells import Results
 from experiments.main_table.fid_by_steps import SAMPLES
-from experiments.main_table.fid_by_steps import Cell as TableCell
 from experiments.main_table.jackknife import WITHOUT
 from experiments.pages import FOLDER
-from pndm._files import write_atomic
+from pndm import learned
+from pndm._files import file_lock, write_atomic
 from pndm.config.build import build_method, build_schedule
 from pndm.config.compose import compose_runs
-from pndm.config.schema import Run
+from pndm.config.schema import ConfigError, Run
 from pndm.fit import teacher
+from pndm.models import registry
+from pndm.models.locations import weights_sha256
 from pndm.runs.job import Job
 from pndm.runs.run import run_experiment
 
 PATH, PATH_OF_GRIDS = FOLDER / "learned.csv", FOLDER / "learned_grids.csv"
 IMAGES = 64
 KEY = ["dataset", "schedule", "method", "nfe", "seed"]
-COLUMNS = [*KEY, "grid", "fid", "se", "rmse", "samples", "code", "commit", *WITHOUT]
-KEY_OF_GRIDS = [*KEY, "grid"]
-COLUMNS_OF_GRIDS = [*KEY_OF_GRIDS, "fid", "se", "samples", "code", "commit"]
+COLUMNS = [*KEY, "grid", "plan", "fid", "se", "rmse", "samples", "weights", "code", "commit"]
+COLUMNS += WITHOUT
+COLUMNS_OF_GRIDS = [*KEY, "grid", "fid", "se", "samples", "weights", "code", "commit"]
 
-INGREDIENTS = {
-    "DDIM": Method("pseudo", "noise", "fixed", 1),
-    "iPNDM-3": Method("pseudo", "noise", "fixed", 3),
-    "DEIS-3": Method("pseudo", "noise", "t", 3),
-    "DPM++ 2M": Method("pseudo", "data", "lambda", 2),
-    "UniPC-2": Method("pseudo", "data", "unipc", 2),
-    "exact 2 in λ": Method("pseudo", "noise", "lambda", 2),
-}
-"""The fixed methods as `transfer_x_gradient` names them."""
+OWN = "own"
+"""The grid of learned plans."""
 
 
 class Cell(NamedTuple):
@@ -76,25 +70,32 @@ class Cell(NamedTuple):
     seed: int
     grid: str
     words: str
+    plan: str = ""
+    """The digest of a learned plan, shortened."""
+
+    @property
+    def known_by(self) -> dict[str, str | int]:
+        """What a measurement of this cell has in its columns."""
+        names = [*KEY, "grid", *(["plan"] if self.plan else [])]
+        own = {name: getattr(self, name) for name in names}
+        return own | {"weights": weights(f"{NETWORKS[self.dataset]}_{self.schedule}")}
+
+
+@cache
+def weights(network: str) -> str:
+    """The hash of a network's weights, as records show it."""
+    return weights_sha256(registry.find(network).require())[:12]
 
 
 def cells() -> Iterator[Cell]:
-    """The declared cells, the most informative first; learned ones where their plans are.
+    """The declared cells, the most informative first: learned plans that are here, then others.
 
-    Fixed methods come where their grids are chosen.
+    A fixed method comes once its grids are measured.
     """
-    for dataset in NETWORKS:
-        for schedule in SCHEDULES:
-            for method, (solver, steps) in FINE.items():
-                words = f"solver={solver} steps={steps}"
-                yield Cell(dataset, schedule, method, steps, TABLE_SEED, "leading", words)
     for seed in JUDGING:
         for fit in fits():
-            path = fit.output / "plan.json"
-            if path.exists():
-                label = f"learned: {fit.variant}"
-                words = f"plan={path}"
-                yield Cell(fit.dataset, fit.schedule, label, fit.nfe, seed, "own", words)
+            if fit.plan is not None:
+                yield of_plan(fit, fit.plan, seed)
     for dataset in NETWORKS:
         for seed in JUDGING[:2]:
             for nfe in (5, 3, 8, 4, 6, 10):
@@ -106,13 +107,20 @@ def cells() -> Iterator[Cell]:
 
 
 def choosing() -> Iterator[Cell]:
-    """The cells that choose the grids of fixed methods, of datasets that have no other choice."""
+    """The cells that choose the grids of fixed methods."""
     for dataset in NETWORKS:
-        for nfe in (5, 10) if dataset != "digits" else ():
+        for nfe in EVALUATIONS:
             for schedule in SCHEDULES:
                 for method in FIXED:
                     for grid in GRIDS:
                         yield fixed(dataset, schedule, method, nfe, TABLE_SEED, grid)
+
+
+def of_plan(fit: Fit, path: Path, seed: int) -> Cell:
+    """The cell of a fitted plan."""
+    method, digest = f"learned: {fit.variant}", learned.read(path).digest[:12]
+    words = f"plan={path}"
+    return Cell(fit.dataset, fit.schedule, method, fit.nfe, seed, OWN, words, digest)
 
 
 def fixed(dataset: str, schedule: str, method: str, nfe: int, seed: int, grid: str) -> Cell:
@@ -122,59 +130,52 @@ def fixed(dataset: str, schedule: str, method: str, nfe: int, seed: int, grid: s
 
 
 def best_grid(dataset: str, schedule: str, method: str, nfe: int) -> str | None:
-    """The grid with the lowest FID on seed set 0, of those that were measured, if any were."""
-    chosen_at = 5 if nfe < 8 else 10
-    if dataset == "digits":
-        table = transfer_x_gradient.load("fid")
-        named = INGREDIENTS[method]._asdict()
-    else:
-        table = load(PATH_OF_GRIDS)
-        named = {"dataset": dataset, "method": method}
-    wanted = named | {"schedule": schedule, "nfe": chosen_at}
-    found = table[(table[list(wanted)] == list(wanted.values())).all(axis=1)]
-    return str(found.loc[found["fid"].idxmin(), "grid"]) if len(found) else None
+    """The grid with the lowest FID on seed set 0; None unless all were measured."""
+    table = load(PATH_OF_GRIDS)
+    found = table[(table[KEY] == [dataset, schedule, method, nfe, TABLE_SEED]).all(axis=1)]
+    if set(GRIDS) - set(found["grid"]):
+        return None
+    return str(found.loc[found["fid"].idxmin(), "grid"])
 
 
 def load(path: Path = PATH) -> pd.DataFrame:
     """The measured cells; empty if there are none."""
-    columns = COLUMNS if path == PATH else COLUMNS_OF_GRIDS
-    return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=columns)
+    if path.exists():
+        return pd.read_csv(path, dtype={"plan": str, "weights": str}, keep_default_na=True)
+    return pd.DataFrame(columns=COLUMNS if path == PATH else COLUMNS_OF_GRIDS)
 
 
-def add(row: dict, path: Path, key: list[str], columns: list[str]) -> None:
-    """Add a row to a table as it is now, as several of these commands may run at once."""
-    new, table = pd.DataFrame([row])[columns], load(path)
-    ordered = (pd.concat([table, new]) if len(table) else new).sort_values(key, ignore_index=True)
-    write_atomic(path, lambda partial: ordered.to_csv(partial, index=False))
+def is_missing(cell: Cell, path: Path) -> bool:
+    """Whether a cell was not measured, or with another network, plan or grid."""
+    table, own = load(path), cell.known_by
+    return not (table[list(own)] == list(own.values())).all(axis=1).any()
 
 
-def measure(cell: Cell, more: Sequence[str]) -> dict | None:
-    """FID and distance of a cell; those of many steps from the main table, None if it lacks them.
+def add(row: dict, path: Path) -> None:
+    """Put a row into a table, in the place of an older measurement of the same cell."""
+    columns, key = (COLUMNS, KEY) if path == PATH else (COLUMNS_OF_GRIDS, [*KEY, "grid"])
+    with file_lock(path, wait=True):  # several of these commands may run at once
+        table = load(path)
+        older = (table[key] == [row[name] for name in key]).all(axis=1)
+        new, kept = pd.DataFrame([row])[columns], table[~older]
+        table = (pd.concat([kept, new]) if len(kept) else new).sort_values(key, ignore_index=True)
+        write_atomic(path, lambda partial: table.to_csv(partial, index=False))
 
-    The distance is measured on the first of the seed sets.
-    """
-    key = {name: getattr(cell, name) for name in KEY_OF_GRIDS}
-    if cell.method in FINE:
-        return from_main_table(cell, key)
+
+def measure_grid(cell: Cell, more: Sequence[str]) -> dict:
+    """The FID of a fixed method on a grid."""
+    _, row = run(cell, more)
+    return {**row, **cell.known_by}
+
+
+def measure(cell: Cell, more: Sequence[str]) -> dict:
+    """FID of a cell, and on the first of the seed sets its distance to the fine solution."""
     cfg, row = run(cell, more)
     without = collect.leave_one_out(pd.Series(row))
     if isinstance(without, str):
         raise ValueError(without)
     rmse = round(distance(cfg), 6) if cell.seed == JUDGING[0] else None
-    return {**row, **without, **key, "rmse": rmse}
-
-
-def from_main_table(cell: Cell, key: dict) -> dict | None:
-    """A cell of many steps as it was measured there."""
-    solver, steps = FINE[cell.method]
-    paper = TableCell(cell.schedule, solver, "leading", "", steps, cell.seed)
-    results = Results.load(FOLDER)
-    known = results.without(cell.dataset, paper)
-    if known is None:
-        return None
-    row = results.row(cell.dataset, paper)
-    taken = {name: row[name] for name in ("se", "samples", "code", "commit")}
-    return {**key, "fid": known["fid"], "rmse": None, **taken, **known[list(WITHOUT)]}
+    return {**row, **without, "plan": "", **cell.known_by, "rmse": rmse}
 
 
 def run(cell: Cell, more: Sequence[str]) -> tuple[Run, dict]:
@@ -193,8 +194,10 @@ def distance(cfg: Run) -> float:
     job = Job(cfg)
     schedule = build_schedule(cfg.schedule, cfg.convention)
     seeds = range(cfg.seed * 2**32, cfg.seed * 2**32 + IMAGES)
-    weights = str(job.network.network.provenance["sha256"])
-    x_T, fine = teacher.solve(job.network, schedule, "noise", seeds, 200, -1.0, weights, False)
+    sha256 = str(job.network.network.provenance["sha256"])
+    x_T, fine = teacher.solve(
+        job.network, schedule, "noise", seeds, 200, -1.0, sha256, progress=False
+    )
     x = pndm.sample(job.network, x_T, schedule=schedule, **build_method(cfg))
     return (x - fine).square().mean().sqrt().item()
 
@@ -203,33 +206,32 @@ def distance(cfg: Run) -> float:
 def main(words: Sequence[str]) -> None:
     """Measure missing cells: first those that choose the grids, then all others."""
     own, more = split(words, dict.fromkeys(("only", "dataset", "schedule", "seed", "nfe"), ""))
-    for cell in choosing():
-        if is_wanted(cell, "choice", own) and is_missing(cell, PATH_OF_GRIDS, KEY_OF_GRIDS):
-            _, row = run(cell, more)
-            key = {name: getattr(cell, name) for name in KEY_OF_GRIDS}
-            add({**row, **key}, PATH_OF_GRIDS, KEY_OF_GRIDS, COLUMNS_OF_GRIDS)
-            print(*key.values(), flush=True)
-    kinds = {**dict.fromkeys(FINE, "fine"), **dict.fromkeys(FIXED, "fixed")}
-    for cell in cells():
-        kind = kinds.get(cell.method, "learned")
-        if is_wanted(cell, kind, own) and is_missing(cell, PATH, KEY):
-            row = measure(cell, more)
-            if row is not None:
-                add(row, PATH, KEY, COLUMNS)
-                print(*(row[name] for name in KEY), flush=True)
+    kinds = {"grids": choosing, "learned": cells, "fixed": cells}
+    if own["only"] not in ("", *kinds):
+        raise ConfigError(f"only={own['only']}: it can be {', '.join(kinds)}")
+    count = 0
+    for cell in choosing() if own["only"] in ("", "grids") else ():
+        if is_wanted(cell, {**own, "seed": ""}):
+            count += 1
+            if is_missing(cell, PATH_OF_GRIDS):
+                add(measure_grid(cell, more), PATH_OF_GRIDS)
+                print("grid", *cell[:6], flush=True)
+    for cell in cells() if own["only"] != "grids" else ():
+        kind = "learned" if cell.plan else "fixed"
+        if own["only"] in ("", kind) and is_wanted(cell, own):
+            count += 1
+            if is_missing(cell, PATH):
+                add(measure(cell, more), PATH)
+                print(*cell[:6], flush=True)
+    if not count:
+        given = " ".join(f"{key}={value}" for key, value in own.items() if value)
+        raise ConfigError(f"{given}: there is no such cell, or no plan was fitted for it here")
 
 
-def is_wanted(cell: Cell, kind: str, own: dict[str, str]) -> bool:
+def is_wanted(cell: Cell, own: dict[str, str]) -> bool:
     """Whether a cell is one of those that were asked for."""
-    asked = {"only": kind, "dataset": cell.dataset, "schedule": cell.schedule}
-    asked |= {"seed": str(cell.seed), "nfe": str(cell.nfe)}
-    return all(own[key] in ("", asked[key]) for key in own)
-
-
-def is_missing(cell: Cell, path: Path, key: list[str]) -> bool:
-    """Whether a cell was not measured yet."""
-    known = set(load(path)[key].itertuples(index=False, name=None))
-    return tuple(getattr(cell, name) for name in key) not in known
+    names = ("dataset", "schedule", "seed", "nfe")
+    return all(own[name] in ("", str(getattr(cell, name))) for name in names)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,10 @@
 python -m experiments.learned.page      # learned*.md and .png, the README
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,16 +16,19 @@ from experiments.learned.cells import (
     EVALUATIONS,
     FINE,
     FIXED,
+    GRIDS,
     JUDGING,
     NETWORKS,
     SCHEDULES,
     TABLE_SEED,
     Fit,
 )
-from experiments.learned.compare import IMAGES, KEY, load
+from experiments.learned.compare import IMAGES, load
 from experiments.main_table import readme
+from experiments.main_table.cells import Results
 from experiments.main_table.claims import verdict
-from experiments.main_table.jackknife import WITHOUT, estimate
+from experiments.main_table.fid_by_steps import Cell
+from experiments.main_table.jackknife import WITHOUT, paired
 from experiments.pages import FOLDER, markdown
 from pndm import learned
 from pndm._errors import prepare_console
@@ -44,30 +48,44 @@ COLOURS = dict(
 )
 
 
-def cell(table: pd.DataFrame, *key: str | int) -> pd.Series | None:
-    """The measurement of a dataset, schedule, method, nfe and seed set; None if there is none."""
-    found = table[(table[KEY] == list(key)).all(axis=1)]
+def measured() -> pd.DataFrame:
+    """The measurements, and those of many steps from the main table."""
+    table, results = load(), Results.load(FOLDER)
+    rows = []
+    for dataset, schedule, (name, (solver, steps)) in product(NETWORKS, SCHEDULES, FINE.items()):
+        paper = Cell(schedule, solver, "leading", "", steps, TABLE_SEED)
+        row, without = results.row(dataset, paper), results.without(dataset, paper)
+        if row is not None and without is not None:
+            key = {"dataset": dataset, "schedule": schedule, "method": name, "grid": "leading"}
+            key |= {"nfe": int(row["nfe"]), "seed": TABLE_SEED, "fid": without["fid"]}
+            rows.append({**row[["se", "samples"]], **without[list(WITHOUT)], **key})
+    return pd.concat([table, pd.DataFrame(rows)], ignore_index=True) if rows else table
+
+
+def cell(table: pd.DataFrame, **key: str | int) -> pd.Series | None:
+    """The measurement with these values of KEY; None if there is none."""
+    found = table[(table[list(key)] == list(key.values())).all(axis=1)]
     return found.iloc[0] if len(found) else None
 
 
-def best_fixed(table: pd.DataFrame, *key: str | int) -> pd.Series | None:
-    """The fixed method of a dataset, schedule, nfe and seed set with the lowest FID.
+def best_fixed(table: pd.DataFrame, **key: str | int) -> pd.Series | None:
+    """The fixed method with the lowest FID at these values of KEY.
 
     To choose on the judging seeds themselves favours the fixed methods.
     """
-    same = (table[["dataset", "schedule", "nfe", "seed"]] == list(key)).all(axis=1)
+    same = (table[list(key)] == list(key.values())).all(axis=1)
     found = table[same & table["method"].isin(FIXED)]
     return found.loc[found["fid"].idxmin()] if len(found) else None
 
 
-def fids(table: pd.DataFrame, dataset: str, schedule: str, seed: int) -> pd.DataFrame:
-    """FID and, in brackets, the distance, by method and evaluations."""
+def fids(table: pd.DataFrame, **key: str | int) -> pd.DataFrame:
+    """FID and, in brackets, the distance of a dataset, schedule and seed set, by evaluations."""
     rows = []
     variants = [name for name in table["method"].unique() if str(name).startswith("learned")]
     for method in [*FIXED, *sorted(variants)]:
         row = {"method": method}
         for nfe in EVALUATIONS:
-            found = cell(table, dataset, schedule, method, nfe, seed)
+            found = cell(table, method=method, nfe=nfe, **key)
             row[str(nfe)] = "not run" if found is None else written(found)
         if set(row.values()) - {method, "not run"}:
             rows.append(row)
@@ -83,11 +101,12 @@ def written(found: pd.Series) -> str:
 def differences(table: pd.DataFrame, dataset: str) -> Iterator[dict[str, str]]:
     """Each shipped plan against the best fixed method and those of many steps, paired."""
     for schedule, nfe, seed in product(SCHEDULES, EVALUATIONS, JUDGING):
-        own = cell(table, dataset, schedule, LEARNED, nfe, seed)
+        key = {"dataset": dataset, "schedule": schedule, "seed": seed}
+        own = cell(table, method=LEARNED, nfe=nfe, **key)
         if own is None:
             continue
-        others = [best_fixed(table, dataset, schedule, nfe, seed)]
-        others += [cell(table, dataset, schedule, m, n, seed) for m, (_, n) in FINE.items()]
+        others = [best_fixed(table, nfe=nfe, **key)]
+        others += [cell(table, method=name, **key) for name in FINE]
         for other in others:
             if other is not None:
                 yield compare(own, other)
@@ -95,9 +114,8 @@ def differences(table: pd.DataFrame, dataset: str) -> Iterator[dict[str, str]]:
 
 def compare(own: pd.Series, other: pd.Series) -> dict[str, str]:
     """One row: the difference of FID with its paired 95 % interval."""
-    without = (own[list(WITHOUT)] - other[list(WITHOUT)]).astype(float)
-    paired = estimate(own["fid"] - other["fid"], without, int(own["samples"]))
-    interval = f"{paired.low:.2f} to {paired.high:.2f}"
+    found = paired(own, other)
+    interval = f"{found.low:.2f} to {found.high:.2f}"
     return {
         "schedule": own["schedule"],
         "evaluations": str(own["nfe"]),
@@ -105,8 +123,8 @@ def compare(own: pd.Series, other: pd.Series) -> dict[str, str]:
         "learned": f"{own['fid']:.2f}",
         "against": f"{other['method']}, {other['grid']}",
         "its FID": f"{other['fid']:.2f}",
-        "difference (95 %)": f"{paired.bias_corrected:.2f} ({interval})",
-        "learned is": verdict(paired.low, paired.high),
+        "difference (95 %)": f"{found.bias_corrected:.2f} ({interval})",
+        "learned is": verdict(found.low, found.high),
     }
 
 
@@ -159,16 +177,16 @@ def document(table: pd.DataFrame, dataset: str) -> str:
         f"FID of {' or '.join(map(str, sorted(table['samples'].unique())))} images, and in "
         f"brackets the root mean square distance of {IMAGES} images to the fine solution from the "
         "same noise at time 999, by evaluations of the network. No fit has seen these seed sets. "
-        "A fixed method is on the grid that had its lowest FID on seed set 0. `both`: times, "
-        "weights and clock are learned; `times`: times and clock; `weights`: weights alone. What "
-        "was not measured has no number.",
+        "A fixed method is on the grid with its lowest FID on seed set 0 at as many evaluations, "
+        f"of {', '.join(GRIDS)}. `both`: times, weights and clock are learned; `times`: times and "
+        "clock; `weights`: weights alone. What was not measured has no number.",
         "    python -m experiments.learned.fits\n"
         "    python -m experiments.learned.compare\n"
         "    python -m experiments.learned.page",
         f"![FID and distance by evaluations]({NAME}_{dataset}.png)",
     ]
     for schedule, seed in product(SCHEDULES, sorted(JUDGING)):
-        rows = fids(table, dataset, schedule, seed)
+        rows = fids(table, dataset=dataset, schedule=schedule, seed=seed)
         if len(rows):
             parts += [f"## {schedule}, seed set {seed}", markdown(rows)]
     compared = pd.DataFrame(list(differences(table, dataset)))
@@ -187,27 +205,34 @@ def document(table: pd.DataFrame, dataset: str) -> str:
         first, best = made["first"], made["best"]
         parts += [
             f"### {plan_.name}",
-            f"{how}, {made['images']['fitting']:,} images, {made['seconds']:.0f} s on one thread "
-            "of two cores that also ran other work; distance on validation noise "
-            f"{first['rmse']:.3f} at the start, {best['rmse']:.3f} at iteration "
-            f"{best['iteration']}.",
+            f"{how}, {made['images']['fitting']:,} images, {made['seconds']:.0f} s "
+            f"({machine(made)}); distance on validation noise {first['rmse']:.3f} at the start, "
+            f"{best['rmse']:.3f} at iteration {best['iteration']}.",
             markdown(numbers(plan_)),
         ]
     return "\n\n".join(parts) + "\n"
+
+
+def machine(made: Mapping[str, Any]) -> str:
+    """Where a plan was fitted; the first ones did not note it."""
+    if "machine" not in made:
+        return "one thread of two cores that also ran other work"
+    return f"{made['machine']}, threads: {made['threads']}"
 
 
 def block(table: pd.DataFrame) -> str:
     """The README's part: learned plans beside the best fixed method, and methods of many steps."""
     few, many = [], []
     for dataset, schedule in product(NETWORKS, SCHEDULES):
-        key = (dataset, schedule)
         named = {"images": dataset, "schedule": schedule}
-        judged = {n: cell(table, *key, LEARNED, n, JUDGING[0]) for n in EVALUATIONS}
-        fixed = {n: best_fixed(table, *key, n, JUDGING[0]) for n in EVALUATIONS}
+        key = {"dataset": dataset, "schedule": schedule, "seed": JUDGING[0]}
+        judged = {n: cell(table, method=LEARNED, nfe=n, **key) for n in EVALUATIONS}
+        fixed = {n: best_fixed(table, nfe=n, **key) for n in EVALUATIONS}
         for name, found in (("learned", judged), ("best fixed method", fixed)):
             few.append({**named, "": name, **{str(n): fid(found[n]) for n in found}})
-        own = {n: cell(table, *key, LEARNED, n, TABLE_SEED) for n in EVALUATIONS[2:]}
-        fine = {name: cell(table, *key, name, n, TABLE_SEED) for name, (_, n) in FINE.items()}
+        key["seed"] = TABLE_SEED
+        own = {n: cell(table, method=LEARNED, nfe=n, **key) for n in EVALUATIONS[2:]}
+        fine = {name: cell(table, method=name, **key) for name in FINE}
         shown = {f"learned@{n}": fid(found) for n, found in own.items()}
         many.append({**named, **shown, **{n: fid(x) for n, x in fine.items()}})
     return "\n\n".join(
@@ -294,6 +319,7 @@ def write(table: pd.DataFrame, folder: Path) -> list[Path]:
 
 if __name__ == "__main__":
     prepare_console()
-    write(load(), FOLDER)
+    table = measured()
+    write(table, FOLDER)
     text = readme.PAGE.read_text(encoding="utf-8")
-    readme.PAGE.write_text(readme.replace_part(text, "learned", block(load())), encoding="utf-8")
+    readme.PAGE.write_text(readme.replace_part(text, "learned", block(table)), encoding="utf-8")

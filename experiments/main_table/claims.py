@@ -6,7 +6,7 @@ import pandas as pd
 
 from experiments.main_table.cells import DATASETS, Results
 from experiments.main_table.fid_by_steps import CLAIMS, SCHEDULES, Cell, Claim
-from experiments.main_table.jackknife import WITHOUT, estimate
+from experiments.main_table.jackknife import paired
 
 COLUMNS = ["claim", "dataset", "schedule", "seed", "difference", "low", "high", "verdict"]
 
@@ -42,16 +42,11 @@ def difference(results: Results, dataset: str, one: Cell, other: Cell) -> dict:
     if first is None or second is None:
         nothing = dict.fromkeys(("difference", "low", "high"))
         return {**nothing, "verdict": "not run"}
-    if first["samples"] != second["samples"]:
-        raise ValueError(
-            f"{one} and {other} have {first['samples']} and {second['samples']} images"
-        )
-    without = (first[list(WITHOUT)] - second[list(WITHOUT)]).astype(float)
-    paired = estimate(first["fid"] - second["fid"], without, int(first["samples"]))
-    numbers = {"difference": paired.bias_corrected, "low": paired.low, "high": paired.high}
+    found = paired(first, second)
+    numbers = {"difference": found.bias_corrected, "low": found.low, "high": found.high}
     return {
         **{name: round(value, 4) for name, value in numbers.items()},
-        "verdict": verdict(paired.low, paired.high),
+        "verdict": verdict(found.low, found.high),
     }
 
 

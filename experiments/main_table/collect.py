@@ -150,6 +150,7 @@ def choose(reading: Records, codes: Sequence[str] = (), samples: int | None = No
     frame, notes = reading.frame, list(reading.notes)
     if codes:
         frame = leave_out(frame, frame["code"].isin(codes), notes, "of other code")
+    frame = leave_out(frame, frame["solver"] != "learned", notes, "of a learned plan")
     expected = frame["dataset"].map(lambda name: samples or fid_by_steps.SAMPLES.get(name, 50_000))
     frame = leave_out(frame, frame["samples"] == expected, notes, "of another number of images")
     require_one_kind(frame, codes)

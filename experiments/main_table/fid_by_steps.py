@@ -264,9 +264,17 @@ def parse(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
 
 
 def selection(own: dict[str, str]) -> tuple[tuple[str, ...], list[int]]:
-    """The schedules on the command line, empty if none are given, and the seed sets."""
+    """The schedules on the command line, empty if none are given, and the seed sets.
+
+    ConfigError if the table has nothing of these seed sets.
+    """
     schedules = tuple(own["schedule"].split(",")) if own["schedule"] else ()
-    return schedules, [int(seed) for seed in own["seed"].split(",")]
+    seeds = [int(seed) for seed in own["seed"].split(",")]
+    if not any(lines(seed, own["dataset"]) for seed in seeds):
+        raise ConfigError(
+            f"seed={own['seed']}: the table of {own['dataset']} has no such seed set"
+        )
+    return schedules, seeds
 
 
 def first_cell(dataset: str, schedule: str, seed: int, more: Sequence[str]) -> list[Run]:

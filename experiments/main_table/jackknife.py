@@ -9,6 +9,7 @@ changes the difference by the difference of the changes.
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 
 from pndm.evaluation.reference import Reference
 from pndm.evaluation.statistics import BLOCKS, T_19, Estimate, Statistics, frechet_to, total
@@ -38,3 +39,15 @@ def estimate(value: float, without: Sequence[float], samples: int) -> Estimate:
     corrected = float((pseudo / h).sum())
     se = float(np.sqrt(((pseudo - corrected) ** 2 / (h - 1)).mean()))
     return Estimate(value, corrected, se, corrected - T_19 * se, corrected + T_19 * se)
+
+
+def paired(one: pd.Series, other: pd.Series) -> Estimate:
+    """The estimate of FID of one row less that of another, both from the same seeds.
+
+    Rows have `fid`, `samples` and the WITHOUT columns; ValueError for other numbers of images.
+    """
+    samples = int(one["samples"])
+    if samples != int(other["samples"]):
+        raise ValueError(f"{samples} and {other['samples']} images do not compare")
+    without = (one[list(WITHOUT)] - other[list(WITHOUT)]).astype(float)
+    return estimate(one["fid"] - other["fid"], without, samples)

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 
 import pandas as pd
+import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -43,7 +44,9 @@ def plan(dataset: str, schedules: Sequence[str], seeds: Sequence[int]) -> pd.Dat
     seconds = {name: seconds_per_evaluation(dataset, name) for name in schedules}
     rows = []
     for cell in fid_by_steps.cells(schedules, seeds, dataset):
-        nfe = build_solver({"name": cell.solver}).nfe(cell.steps) or PF_NFE
+        chosen = (word.removeprefix("solver.").split("=") for word in cell.options.split())
+        options = {key: yaml.safe_load(value) for key, value in chosen}
+        nfe = build_solver({"name": cell.solver, **options}).nfe(cell.steps) or PF_NFE
         each = flops(cfg.dataset.models[cell.schedule])
         row = {"schedule": cell.schedule, "method": cell.solver, "cells": 1}
         row |= {"evaluations": nfe * samples}
@@ -150,7 +153,8 @@ def main(words: Sequence[str]) -> None:
     (cfg,) = compose_runs([f"dataset={own['dataset']}"])
     if not set(tables.schedules(own["dataset"])) <= set(cfg.dataset.models):
         raise ConfigError(
-            f"the paper has no table of dataset={own['dataset']}: digits, cifar10, celeba do"
+            f"there is no table of dataset={own['dataset']}: use digits, fashion_mnist, cifar10 "
+            "or celeba"
         )
     chosen, seeds = fid_by_steps.selection(own)
     schedules = chosen or tables.schedules(own["dataset"])

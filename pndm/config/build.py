@@ -58,11 +58,17 @@ def build_solver(settings: dict[str, Any]):
 
 
 def build_method(run: Run) -> dict[str, Any]:
-    """How a run samples, as arguments of `pndm.sample`: a learned plan, or solver and grid."""
+    """How a run samples, as arguments of `pndm.sample`: a learned plan, or solver and grid.
+
+    ConfigError where the file of a plan has changed since the run began.
+    """
     from pndm.plans import load
 
     if run.plan is not None:
-        return {"plan": load(run.plan, run.override)}
+        plan = load(run.plan, run.override)
+        if plan.learned is None or plan.learned.digest != run.solver.get("digest"):
+            raise ConfigError(f"plan={run.plan} has changed since the run began: begin it again")
+        return {"plan": plan}
     return {"solver": build_solver(run.solver), "steps": run.steps, "grid": run.grid}
 
 

@@ -110,7 +110,12 @@ def compose_train(arguments: Sequence[str]) -> Train:
 
 def compose_fit(arguments: Sequence[str]) -> Fit:
     """The valid configuration of `python -m pndm.fit` with these overrides."""
-    return validate_fit(_compose_one("fit", [words.as_list("learn", word) for word in arguments]))
+    arguments = [words.as_list("learn", word) for word in arguments]
+    fit = _compose_one("fit", arguments)
+    words.require_steps_of_grid(
+        [word.partition("=")[0] for word in arguments], fit.grid, fit.steps
+    )
+    return validate_fit(fit)
 
 
 def _require_own_processes(name: str, command: str) -> None:

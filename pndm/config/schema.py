@@ -1,4 +1,4 @@
-"""Typed configurations: what `run.py` and `pndm.train` can be told, and their YAML."""
+"""The settings of `run.py`, `pndm.train` and `pndm.fit` as typed dataclasses, and their YAML."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +38,7 @@ class ConfigError(InputError):
 
 @dataclass
 class Dataset:
-    """conf/dataset: what is sampled, how it is judged, and the weights for each schedule."""
+    """conf/dataset: what is sampled, how it is evaluated, and the weights for each schedule."""
 
     name: str = MISSING
     samples: int = MISSING

@@ -123,7 +123,7 @@ def with_plan(run: Run) -> tuple[Run, Any]:
     if run.seed >= FIRST_SEED_SET:
         raise ConfigError(f"seed={run.seed}: from {FIRST_SEED_SET} on seeds are for fitting plans")
     grid = [node.time for node in table.nodes]
-    solver = {"name": "learned", "plan": run.plan}
+    solver = {"name": "learned", "plan": run.plan, "digest": table.digest}
     return dataclasses.replace(run, solver=solver, grid=grid, steps=len(grid) - 1), table
 
 
@@ -233,7 +233,7 @@ def training_processes(train: Train) -> int:
 def validate_fit(fit: Fit) -> Fit:
     """A fit with its choices made; ConfigError if it cannot be done."""
     from pndm.grids import times
-    from pndm.learned import PARTS
+    from pndm.learned import FIRST_SEED_SET, PARTS
     from pndm.models.registry import WEIGHTS
     from pndm.plans import require_multistep
     from pndm.solvers import require_order
@@ -250,9 +250,12 @@ def validate_fit(fit: Fit) -> Fit:
             f"steps={steps}: give a whole number of at least 2, with one step there is no history"
         )
     learn = fit.learn.split(",") if isinstance(fit.learn, str) else list(fit.learn)
-    learn = sorted({str(part).strip() for part in learn} - {"nothing", ""})
+    learn = sorted({str(part).strip() for part in learn})
     for part in learn:
         require_one_of("learn", part, (*PARTS, "nothing"))
+    if not learn or "nothing" in learn[:-1]:
+        raise ConfigError(f"learn={','.join(learn)}: give some of {', '.join(PARTS)}, or nothing")
+    learn = [part for part in learn if part != "nothing"]
     require_one_of("convention", fit.convention, ("aligned", "released", "diffusers"))
     require_one_of("model.prediction", model.prediction, ("noise", "data", "velocity"))
     if fit.convention == "released" and "times" in learn:
@@ -270,6 +273,9 @@ def validate_fit(fit: Fit) -> Fit:
         require_at_least(name, getattr(fit, name), 1 if name == "validate_every" else 2)
     require_at_least("iterations", fit.iterations, 0)
     require_at_least("seed", fit.seed, 0)
+    most = (MAX_SEED - FIRST_SEED_SET - 1) // 2
+    if fit.seed > most:
+        raise ConfigError(f"seed={fit.seed}: give a whole number of at most {most}")
     positive = {f"lr.{key}": value for key, value in dataclasses.asdict(fit.lr).items()}
     for name, value in {**positive, "moments": fit.moments, "radius": fit.radius}.items():
         if not 0 <= value < math.inf or (name in positive and not value):

@@ -84,7 +84,10 @@ def compute(
 
 
 def import_published(dataset: str, file: Path, source: str, n: int, output: Path | None) -> None:
-    """Save published reference statistics, labelled with their source."""
+    """Save published statistics, labelled with their source.
+
+    run.py does not use them: pass path= and override=True to `reference.load_reference`.
+    """
     reference = import_reference(file, dataset, source, n)
     save(reference, output or cache_dir() / "references" / f"{dataset}_{source}.npz")
 

@@ -4,12 +4,12 @@
     python -m pndm.evaluation.classifier fashion
 
 The features are the inputs of the last hidden layer's ReLU, standardised on all training images.
-The outputs of a ReLU would not do: units that are always 0 make the covariance singular. Left to
-itself such a network ends with ten features told 64 times, one a class, that see little else;
-so training also keeps the features from being correlated (Cogswell et al. 2016, DeCov).
+The outputs of a ReLU would not do: units that are always 0 make the covariance singular. Without
+a decorrelation loss, such a network's 64 features collapse to about ten distinct ones, one per
+class, which see little else; so training also penalises their correlation (Cogswell et al. 2016,
+DeCov).
 """
 
-import argparse
 import copy
 import json
 import math
@@ -28,7 +28,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from pndm import _provenance, noise
-from pndm._errors import InputError
+from pndm._errors import InputError, Parser, prepare_console
 from pndm._files import sha256, write_atomic, write_json
 from pndm._provenance import versions
 from pndm.data import datasets, images
@@ -248,7 +248,7 @@ def spectrum(model: Classifier) -> tuple[int, float]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train a classifier; write its weights and their card."""
-    parser = argparse.ArgumentParser(COMMAND, description=main.__doc__)
+    parser = Parser(COMMAND, description=main.__doc__)
     parser.add_argument("name", nargs="?", choices=RECIPES, default="digits")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="instead of the recipe's")
@@ -295,4 +295,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    prepare_console()
     main()

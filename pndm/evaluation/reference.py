@@ -228,7 +228,9 @@ def load_reference(
         if found.labels[name] != value
     ]
     if wrong and not override:
-        raise ReferenceMismatch(f"{path}: {'; '.join(wrong)}: make it again, or override this")
+        raise ReferenceMismatch(
+            f"{path}: {'; '.join(wrong)}: make it again, or pass override=True"
+        )
     if wrong:
         warnings.warn(f"{path} is used although {'; '.join(wrong)}", stacklevel=2)
     return found

@@ -20,7 +20,7 @@ from pndm import models
 from pndm._devices import resolve_device
 from pndm._errors import NonFiniteError
 from pndm._files import make_folder, write_atomic, write_json
-from pndm._provenance import commit, versions
+from pndm._provenance import commit, hardware, versions
 from pndm.config.build import build_schedule, build_solver
 from pndm.config.schema import IMAGES_PER_SEED, Fit
 from pndm.fit import teacher
@@ -59,6 +59,7 @@ def fit(cfg: Fit) -> Path:
             cfg.teacher,
             start.nodes[-1].time,
             sha256,
+            cfg.batch_size,
             cfg.progress,
         )
         for purpose in ("fitting", "validation")
@@ -79,9 +80,18 @@ def fit(cfg: Fit) -> Path:
         if offsets is not None:
             offsets = state["offsets"].to(offsets)
 
+    def diverged(what: str, value: float, iteration: int) -> str:
+        """Write the best plan so far, if there is one, and say what happened."""
+        message = f"{what} is {value} at iteration {iteration}: lower lr.*"
+        if state["best"] is None:
+            return message
+        return f"{message}; the best plan so far is {finish(cfg, student, state, sha256)}"
+
     def save(iteration: int) -> None:
         """Validate, keep the numbers if they are the best, and write a checkpoint."""
         value = evaluate(student, network, validation, loss, cfg.batch_size)
+        if not all(map(math.isfinite, value.values())):
+            raise NonFiniteError(diverged("the validation loss", value["loss"], iteration))
         state["history"].append([iteration, *value.values()])
         if state["best"] is None or value["loss"] < state["best"]["loss"]:
             numbers = {key: tensor.clone() for key, tensor in student.state_dict().items()}
@@ -118,11 +128,7 @@ def fit(cfg: Fit) -> Path:
         value.backward()
         gradients = [group["params"][0].grad for group in optimizer.param_groups]
         if not all(tensor.isfinite().all() for tensor in (value, *gradients)):
-            path = finish(cfg, student, state, sha256)
-            raise NonFiniteError(
-                f"the loss is {value.item()} at iteration {iteration + 1}: lower lr.*; "
-                f"the best plan so far is {path}"
-            )
+            raise NonFiniteError(diverged("the loss", value.item(), iteration + 1))
         optimizer.step()
         if offsets is not None:
             assert x_T.grad is not None
@@ -218,12 +224,15 @@ def provenance(cfg: Fit, state: dict[str, Any]) -> dict[str, Any]:
         "images": {"fitting": cfg.images, "validation": cfg.validation},
         "optimizer": {
             "iterations": cfg.iterations,
+            "done": state["history"][-1][0],
             "batch_size": cfg.batch_size,
             "lr": dataclasses.asdict(cfg.lr),
         },
         "best": {key: best[key] for key in ("iteration", "loss", "rmse")},
         "first": {"loss": first[1], "rmse": first[2]},
         "seconds": round(state["seconds"], 1),
+        "machine": hardware(resolve_device(cfg.device)),
+        "threads": torch.get_num_threads(),
         "date": time.strftime("%Y-%m-%d"),
         "commit": commit(),
         "torch": versions()["torch"],

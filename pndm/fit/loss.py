@@ -6,6 +6,7 @@ falls while FID rises. So the moments of a batch are compared too.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -52,6 +53,7 @@ def first_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, centred.T @ centred / len(flat)
 
 
+@lru_cache(maxsize=1)
 def projection(dimensions: int) -> Tensor:
     """Fixed orthonormal columns [dimensions, MAX_DIMENSIONS]."""
     generator = torch.Generator().manual_seed(derive_seed("projection", dimensions))

@@ -76,7 +76,7 @@ class Student(nn.Module):
 
     @property
     def network_times(self) -> Tensor:
-        """The times that the network is told, [N] float64, inside those that it knows."""
+        """The times that the network is given, [N] float64, inside those that it knows."""
         return (self.times + self.offsets).clamp(0.0, self.high)
 
     def forward(self, network: Denoiser, x_T: Tensor) -> Tensor:

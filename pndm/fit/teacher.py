@@ -24,7 +24,7 @@ VERSION = 2
 """To be raised when the computation changes."""
 
 BATCH = 256
-"""Images solved at once, at most."""
+"""Images that are kept together."""
 
 
 def fine_plan(
@@ -47,19 +47,22 @@ def solve(
     steps: int,
     end: float,
     weights: str,
+    batch_size: int = BATCH,
     progress: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Noise and images (x_T, x_0) of the seeds, each [B, C, H, W], from time T−1 on.
 
-    `weights` is the hash of the network. Each batch is kept by everything that determines it, its
-    noise included, so a larger number of seeds, or an interrupted computation, continues.
+    `weights` is the hash of the network. Each BATCH is kept by everything that determines it, its
+    noise included, so a larger number of seeds, or an interrupted computation, continues; at most
+    `batch_size` images are solved at once.
     NonFiniteError where the network returns NaN.
     """
     x_T = network.state_of(noise.initial_noise(seeds, network.arch.image))
     table = fine_plan(schedule, steps, float(schedule.timesteps - 1), end, prediction)
     key: list[Any] = [VERSION, weights, table.nodes, prediction, str(network.dtype)]
+    key += ["tf32"] if network.tf32 else []
     parts = []
-    total = table.nfe * -(-len(seeds) // BATCH)
+    total = table.nfe * len(seeds)
     with tqdm(total=total, desc="teacher", unit="eval", disable=not progress) as bar:
         for first in range(0, len(seeds), BATCH):
             batch = x_T[first : first + BATCH]
@@ -68,9 +71,14 @@ def solve(
             path = cache_dir() / "teachers" / f"{digest}.npz"
             if path.is_file():
                 x_0 = torch.from_numpy(load_arrays(path)["images"]).to(x_T)
-                bar.update(table.nfe)
+                bar.update(table.nfe * len(batch))
             else:
-                x_0 = execute(table, network, batch, callback=lambda *_: bar.update())
+                x_0 = torch.cat(
+                    [
+                        execute(table, network, x, callback=lambda _, x: bar.update(len(x)))
+                        for x in batch.split(batch_size)
+                    ]
+                )
                 if not x_0.isfinite().all():
                     raise NonFiniteError("the teacher's images have NaN: check the weights")
                 save_arrays(path, {"images": x_0.cpu().numpy()})

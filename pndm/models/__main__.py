@@ -29,9 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("file", nargs="+", help="a file, a folder of diffusers, hf://ID, a name")
     command.add_argument("--architecture", choices=ARCHITECTURES, metavar="NAME")
     command.add_argument("--format", default="auto", help="reject the file if its format differs")
-    command.add_argument(
-        "--last", action="store_true", help="the last weights, not their moving average"
-    )
+    command.add_argument("--last", action="store_true", help="the last weights, not their EMA")
     command.add_argument(
         "--output", type=expand_user, default=Path(), help="a folder; default: here"
     )
@@ -49,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def show() -> None:
     """Print the registered weights."""
-    averaged = {True: "average", False: "last", None: "unknown"}
+    averaged = {True: "EMA", False: "last", None: "unknown"}
     rows = [("name", "schedule", "T", "weights", "MB", "here", "file")]
     for w in WEIGHTS.values():
         size, here = str(w.megabytes or "?"), "yes" if w.present else "-"

@@ -1,9 +1,11 @@
 """The comparison of learned plans: its cells, and the committed page."""
 
+import json
+
 import pandas as pd
 import pytest
 
-from experiments.learned import cells, compare, page
+from experiments.learned import cells, compare, fits, page
 from experiments.main_table import readme
 from experiments.pages import FOLDER
 from pndm import learned
@@ -11,9 +13,9 @@ from pndm.config.compose import compose_fit, compose_runs
 
 
 def test_every_fit_composes_and_has_a_folder_of_its_own():
-    fits = list(cells.fits())
-    assert len({fit.output for fit in fits}) == len(fits) == 2 * 2 * (6 + 3)
-    for fit in fits[::5]:
+    every = list(cells.fits())
+    assert len({fit.output for fit in every}) == len(every) == 2 * 2 * (6 + 3)
+    for fit in every[::5]:
         cfg = compose_fit(fit.words())
         assert (cfg.steps, cfg.schedule["name"]) == (fit.nfe, fit.schedule)
         assert (cfg.dataset.name, cfg.output) == (fit.dataset, str(fit.output))
@@ -28,7 +30,6 @@ def test_every_cell_composes_with_its_evaluations_and_seeds():
     every = [*compare.cells(), *compare.choosing()]
     of_methods = {(cell.method, cell.seed) for cell in every}
     assert of_methods >= {(method, seed) for method in cells.FIXED for seed in (1, 2)}
-    assert of_methods >= {(method, cells.TABLE_SEED) for method in cells.FINE}
     for cell in every:
         if cell.method in cells.FIXED and (cell.nfe, cell.schedule) == (10, "linear"):
             words = [f"dataset={cell.dataset}", f"schedule={cell.schedule}", *cell.words.split()]
@@ -47,23 +48,62 @@ def test_grids_are_those_of_the_lowest_fid():
     assert compare.best_grid("digits", "linear", "UniPC-2", 10) == "quadratic"
 
 
-def test_grids_of_other_images_are_chosen_where_they_were_measured(tmp_path, monkeypatch):
+def test_a_grid_is_chosen_once_all_are_measured(tmp_path, monkeypatch):
     path = tmp_path / "grids.csv"
     monkeypatch.setattr(compare, "PATH_OF_GRIDS", path)
-    columns = compare.COLUMNS_OF_GRIDS
-    first, second = list(compare.choosing())[:2]
-    assert compare.best_grid(*first[:4]) is None
-    for cell, value in ((first, 3.0), (second, 2.0)):
+    tried = list(compare.choosing())[: len(cells.GRIDS)]
+    for cell, value in zip(tried, (3.0, 2.0, 4.0), strict=True):
+        assert compare.best_grid(*cell[:4]) is None and compare.is_missing(cell, path)
         numbers = {"fid": value, "se": 0.1, "samples": 500, "code": "c", "commit": "d"}
-        compare.add({**cell._asdict(), **numbers}, path, compare.KEY_OF_GRIDS, columns)
-        assert not compare.is_missing(cell, path, compare.KEY_OF_GRIDS)
-    assert compare.best_grid(*first[:4]) == second.grid != first.grid
-    assert compare.best_grid(*first[:3], 3) == second.grid
-    assert compare.best_grid(*first[:3], 10) is None
+        compare.add({**cell.known_by, **numbers}, path)
+        assert not compare.is_missing(cell, path)
+    assert compare.best_grid(*tried[0][:4]) == cells.GRIDS[1]
+    assert compare.best_grid(*tried[0][:3], 10) is None
+
+
+def test_a_cell_is_measured_again_with_another_plan_network_or_grid(tmp_path, monkeypatch):
+    path = tmp_path / "learned.csv"
+    monkeypatch.setattr(compare, "PATH", path)
+    cell = next(cell for cell in compare.cells() if cell.plan)
+    row = dict.fromkeys(compare.COLUMNS, 0) | cell.known_by
+    compare.add(row, path)
+    assert not compare.is_missing(cell, path)
+    for changed in (cell._replace(plan="other"), cell._replace(grid="leading")):
+        assert compare.is_missing(changed, path)
+    compare.add(row | {"plan": "other"}, path)
+    assert len(compare.load(path)) == 1 and compare.is_missing(cell, path)
+    monkeypatch.setattr(compare, "weights", lambda network: "other")
+    assert compare.is_missing(cell._replace(plan="other"), path)
+
+
+@pytest.mark.parametrize("words", ["nfe=7", "schedule=linera", "only=learnt", "seed=5"])
+def test_words_that_choose_nothing_are_refused(words):
+    with pytest.raises(SystemExit, match="error: .*" + words):
+        compare.main([words])
+
+
+@pytest.mark.parametrize("words", ["nfe=7", "variant=x"])
+def test_fits_that_do_not_exist_are_refused(words):
+    with pytest.raises(SystemExit, match="error: .*" + words):
+        fits.main([words])
+
+
+def test_a_fit_that_ended_early_or_of_another_network_is_not_complete(tmp_path):
+    cfg = compose_fit(cells.Fit("digits", "linear", 4).words())
+    made, path = learned.read("digits_linear-4").to_json(), tmp_path / "plan.json"
+    assert not fits.is_complete(path, cfg)
+    path.write_text(json.dumps(made))
+    assert fits.is_complete(path, cfg)
+    made["fitted"]["optimizer"]["done"] = 25
+    path.write_text(json.dumps(made))
+    assert not fits.is_complete(path, cfg)
+    del made["fitted"]["optimizer"]["done"]
+    path.write_text(json.dumps(made | {"network": {"sha256": "0" * 64}}))
+    assert not fits.is_complete(path, cfg)
 
 
 def test_the_committed_page_regenerates(tmp_path):
-    table = compare.load()
+    table = page.measured()
     for path in page.write(table, tmp_path):
         if path.suffix == ".md":
             assert path.read_text() == (FOLDER / path.name).read_text()
@@ -71,7 +111,7 @@ def test_the_committed_page_regenerates(tmp_path):
 
 
 def test_the_readme_shows_the_measurements():
-    assert page.block(compare.load()) in readme.PAGE.read_text(encoding="utf-8")
+    assert page.block(page.measured()) in readme.PAGE.read_text(encoding="utf-8")
 
 
 def test_what_was_not_measured_says_so(tmp_path, monkeypatch):
@@ -79,8 +119,8 @@ def test_what_was_not_measured_says_so(tmp_path, monkeypatch):
     assert "not run" in page.document(empty, "digits")
     table = compare.load()
     part = table[(table["method"] == "DDIM") & (table["nfe"] == 5)]
-    assert page.fids(part, "digits", "linear", 1).loc[0, "3"] == "not run"
-    assert page.fids(part, "digits", "linear", 1).loc[0, "5"] != "not run"
+    assert page.fids(part, dataset="digits", schedule="linear", seed=1).loc[0, "3"] == "not run"
+    assert page.fids(part, dataset="digits", schedule="linear", seed=1).loc[0, "5"] != "not run"
     monkeypatch.setattr(learned, "names", list)
     assert page.write(table, tmp_path) == []
 
@@ -90,6 +130,8 @@ def test_a_difference_to_itself_is_none():
     row = page.compare(own, own)
     assert row["difference (95 %)"] == "0.00 (0.00 to 0.00)"
     assert row["learned is"] == "no difference seen"
-    assert page.best_fixed(compare.load(), "digits", "linear", 7, 1) is None
+    assert page.best_fixed(compare.load(), nfe=7) is None
     with pytest.raises(KeyError):
         page.compare(own.drop("without_00"), own)
+    with pytest.raises(ValueError, match="images do not compare"):
+        page.compare(own, pd.Series({**own, "samples": 500}))

@@ -1,5 +1,6 @@
 """The table's cells as data, the command that runs them, and the committed studies."""
 
+from itertools import product
 from types import SimpleNamespace
 
 import pandas as pd
@@ -14,6 +15,7 @@ from experiments import (
     convergence,
     coverage,
     manifold,
+    memorisation,
     schedules,
     step_time,
     trajectories,
@@ -23,10 +25,16 @@ from experiments.beyond_paper import ingredients, ten_nfe, transfer_x_gradient
 from experiments.main_table import fid_by_steps, paper
 from experiments.main_table.fid_by_steps import CLAIMS, Cell, Line, Task
 from experiments.pages import FOLDER
-from pndm._errors import NonFiniteError
+from pndm._errors import InputError, NonFiniteError
 from pndm.config.build import build_solver
 from pndm.config.compose import CONF, compose_runs
 from pndm.models.analytic import Mixture
+
+
+def test_a_seed_set_that_a_table_lacks_is_refused():
+    for main in (fid_by_steps.main, paper.main):
+        with pytest.raises(SystemExit, match="fashion_mnist has no such seed set"):
+            main(["dataset=fashion_mnist", "seed=2", "only=plan"])
 
 
 def test_the_declared_cells():
@@ -173,19 +181,34 @@ def test_coverage_again():
 def test_the_exact_network_is_the_mixtures():
     data, x = torch.randn(2, 6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     even = torch.ones(6, dtype=torch.float64)
-    mixture = Mixture(pndm.schedules.linear(), data, even * manifold.BLUR**2, even)
+    mixture = Mixture(pndm.schedules.linear(), data, even * manifold.BLUR["digits"] ** 2, even)
     t = torch.full((6,), 300.0)
     result = manifold.exact(pndm.schedules.linear(), data)(x, t)
     assert result == pytest.approx(mixture(x, t), rel=1e-9)
 
 
-@pytest.mark.parametrize("model", ["exact", "digits_linear"])
+@pytest.mark.parametrize("model", ["exact", "digits_linear", "fashion_linear"])
 def test_committed_norms_regenerate(tmp_path, model):
     table = pd.read_csv(FOLDER / f"manifold_{model}.csv")
     assert ((table["low"] < table["data"]) & (table["data"] < table["high"])).all()
     manifold.write(table, tmp_path)
     page = (tmp_path / f"manifold_{model}.md").read_text()
     assert page == (FOLDER / f"manifold_{model}.md").read_text()
+
+
+def test_networks_whose_levels_are_unknown_are_refused():
+    for name, said in {"nosuch": "nosuch", "ddpm_cifar10": "no dataset 'cifar10'"}.items():
+        with pytest.raises(InputError, match=said):
+            manifold.of(name)
+
+
+def test_samples_are_of_the_networks_own_schedule(monkeypatch):
+    seen = []
+    monkeypatch.setattr(pndm, "sample", lambda *_, schedule, **__: seen.append(schedule.name))
+    monkeypatch.setattr(memorisation.images, "to_uint8", lambda _: torch.zeros(1))
+    for name in ("digits_linear", "digits_cosine"):
+        memorisation.samples(name, None, 2)
+    assert seen == ["linear", "cosine"]
 
 
 # The other pages
@@ -200,12 +223,12 @@ def test_committed_pages_regenerate(module, tmp_path):
 
 def test_the_trained_networks_errors_fall(tmp_path):
     table = pd.read_csv(FOLDER / "trajectory_error.csv")
-    for (_, solver), group in table.groupby(["schedule", "solver"]):
-        assert group["error"].iloc[-1] < group["error"].iloc[0], solver
-    at_100 = table[table["steps"] == 100].set_index(["schedule", "solver"])["error"]
-    for schedule in trajectory_error.SCHEDULES:
+    for key, group in table.groupby(["dataset", "schedule", "solver"]):
+        assert group["error"].iloc[-1] < group["error"].iloc[0], key
+    at_100 = table[table["steps"] == 100].set_index(["dataset", "schedule", "solver"])["error"]
+    for network in product(trajectory_error.NETWORKS, trajectory_error.SCHEDULES):
         for solver in ("s_pndm", "plms", "prk", "fon"):
-            assert at_100[schedule, solver] < 0.6 * at_100[schedule, "ddim"], solver
+            assert at_100[*network, solver] < 0.6 * at_100[*network, "ddim"], (network, solver)
 
 
 def test_cost_is_measured_for_every_method(monkeypatch):

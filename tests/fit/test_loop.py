@@ -30,7 +30,7 @@ class Network:
 
     def __init__(self, denoiser=MIXTURE, shape=(2,)):
         self.denoiser, self.arch, self.dtype = denoiser, SimpleNamespace(image=shape), "exact"
-        self.calls = 0
+        self.calls, self.tf32 = 0, False
 
     def __call__(self, x, t):
         self.calls += 1
@@ -178,6 +178,30 @@ def test_a_loss_that_is_not_finite_stops_and_leaves_the_best(network, tmp_path, 
     assert plans.load(tmp_path / "plan.json").nfe == 4
 
 
+def test_a_validation_that_is_not_finite_stops_and_leaves_the_best(network, tmp_path, monkeypatch):
+    evaluate, calls = loop.evaluate, []
+
+    def broken(*arguments):
+        calls.append(1)
+        scale = float("inf") if len(calls) == 3 else 1.0
+        return {name: scale * value for name, value in evaluate(*arguments).items()}
+
+    monkeypatch.setattr(loop, "evaluate", broken)
+    with pytest.raises(NonFiniteError, match="the validation loss is inf at iteration 4: .*json"):
+        fitted(tmp_path)
+    made = json.loads((tmp_path / "plan.json").read_text())["fitted"]["optimizer"]
+    assert (made["done"], made["iterations"]) == (2, 6)
+    monkeypatch.setattr(loop, "evaluate", evaluate)
+    assert fitted(tmp_path)["fitted"]["optimizer"]["done"] == 6
+
+
+def test_the_teacher_solves_as_many_images_at_once_as_it_may(network, tmp_path):
+    sizes = set()
+    network.denoiser = lambda x, t: sizes.add(len(x)) or MIXTURE(x, t)
+    fitted(tmp_path, "iterations=0", "batch_size=8")
+    assert max(sizes) == 8
+
+
 def test_a_teacher_that_is_not_finite_is_refused(network, tmp_path):
     network.denoiser = lambda x, t: x * float("nan")
     with pytest.raises(NonFiniteError, match="the teacher's images have NaN"):
@@ -202,6 +226,9 @@ REFUSED = {
     "solver=dpmpp_2m": "predicted noise.*use ddim, ipndm, deis, lms",
     "solver=pf": "adaptive.*use ddim, ipndm, deis, lms",
     "solver=ddpm": "use ddim, ipndm, deis, lms",
+    "learn=": "learn=: give some of times, weights, clock, or nothing",
+    "learn=nothing,times": "learn=nothing,times: give some of",
+    "seed=3000000000": "seed=3000000000: give a whole number of at most",
     "learn=timse": "learn=timse does not exist, did you mean times",
     "lr.weights=0": "lr.weights=0.0: give a positive number",
     "radius=-1": "radius=-1.0: give a number",
@@ -220,6 +247,12 @@ def test_what_cannot_be_fitted_is_refused_in_one_line(word, capsys):
     message = str(stopped.value)
     assert message.startswith("error: ") and "\n" not in message
     assert re.search(REFUSED[word], message), message
+
+
+def test_steps_and_times_that_disagree_are_refused():
+    with pytest.raises(ConfigError, match="has 3 steps, not steps=5: leave steps out"):
+        compose_fit(["steps=5", "grid=[900,500,100,-1]"])
+    assert compose_fit(["grid=[900,500,100,-1]"]).steps == 3
 
 
 def test_moments_of_large_images_are_those_of_a_projection():

@@ -46,6 +46,19 @@ def test_it_begins_later_as_image_to_image_pipelines_do():
     assert x.isfinite().all()
 
 
+def test_noise_is_added_as_at_the_node_and_not_as_at_the_networks_time():
+    scheduler, schedule = PlanScheduler(plan=NAME), pndm.schedules.linear()
+    scheduler.set_timesteps(5)
+    x_0, e = torch.zeros(1, 1, 8, 8), torch.ones(1, 1, 8, 8)
+    nodes = scheduler.learned.nodes[:-1]
+    for t, node in zip(scheduler.timesteps, nodes, strict=True):
+        a = schedule.node(node.time).alpha_bar
+        got = scheduler.add_noise(x_0, e, t[None]).flatten()[0].item()
+        assert got == pytest.approx((1 - a) ** 0.5, rel=1e-6)
+    given = [schedule.node(t).alpha_bar for t in scheduler.timesteps.tolist()]
+    assert max(abs(a - s.alpha_bar) for a, s in zip(given, nodes, strict=True)) > 1e-3
+
+
 def test_what_does_not_fit_is_refused():
     with pytest.raises(InputError, match="another schedule"):
         PlanScheduler(plan=NAME, beta_schedule="squaredcos_cap_v2")

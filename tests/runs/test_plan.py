@@ -61,6 +61,15 @@ def test_a_run_with_a_plan(write, tmp_path):
     assert np.array_equal(stored, images.to_uint8(x).permute(0, 2, 3, 1).numpy())
 
 
+def test_a_plan_that_changes_during_a_run_is_refused(write, tmp_path):
+    cfg = compose(tmp_path, write())
+    rows = json.loads(write().read_text())["rows"]
+    rows[0]["weights"] = [1.1]
+    write(rows=rows)
+    with pytest.raises(ConfigError, match="has changed since the run began"):
+        run_experiment(cfg)
+
+
 def test_the_numbers_of_a_plan_name_a_run_and_its_file_does_not(write, tmp_path):
     key = Job(compose(tmp_path, write())).key
     assert Job(compose(tmp_path, write("other.json", name="other"))).key == key

@@ -275,7 +275,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
 
     def _mix(self, timesteps: Tensor, first: Tensor, second: Tensor) -> Tensor:
         """√ᾱ·first + √(1−ᾱ)·second, summed as a state is, in the dtype of `first`."""
-        times = timesteps.flatten().tolist()
+        times = [self._time_of_noise(t) for t in timesteps.flatten().tolist()]
         if not times:
             raise InputError(
                 "no step is left to take: strength times num_inference_steps must be 1 at least"
@@ -285,6 +285,16 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         dtype = state_dtype(first)
         signal, rest = (part.to(first.device, dtype) for part in (a.sqrt(), (1 - a).sqrt()))
         return (signal * first + rest * second).to(first.dtype)
+
+    def _time_of_noise(self, time: float) -> float:
+        """The time of the noise in x where the network is given `time`.
+
+        A learned plan gives its network other times than those of its nodes.
+        """
+        rows = self.learned.rows if self.learned is not None else ()
+        nodes = self.learned.nodes if self.learned is not None else ()
+        pairs = zip(rows, nodes, strict=False)  # the last node has no row
+        return next((node.time for row, node in pairs if abs(row.time - time) < 1e-3), time)
 
     def _without_variance(self, output: Tensor, sample: Tensor) -> Tensor:
         """The output without the variance that the config says the network learned."""
