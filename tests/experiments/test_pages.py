@@ -16,6 +16,7 @@ from experiments import (
     coverage,
     manifold,
     memorisation,
+    networks,
     schedules,
     step_time,
     trajectories,
@@ -25,7 +26,7 @@ from experiments.beyond_paper import ingredients, ten_nfe, transfer_x_gradient
 from experiments.main_table import fid_by_steps, paper
 from experiments.main_table.fid_by_steps import CLAIMS, Cell, Line, Task
 from experiments.pages import FOLDER
-from pndm._errors import InputError, NonFiniteError
+from pndm._errors import InputError, MissingFile, NonFiniteError
 from pndm.config.build import build_solver
 from pndm.config.compose import CONF, compose_runs
 from pndm.models.analytic import Mixture
@@ -238,6 +239,13 @@ def test_cost_is_measured_for_every_method(monkeypatch):
     assert list(table["solver"]) == list(step_time.METHODS)
     assert (table["seconds"] > 0).all() and "÷ DDIM" in step_time.page(table)
     assert list(table["nfe"]) == [4, 4, 5, 13, 13, 13, 13]
+
+
+def test_the_page_on_networks_is_that_of_the_shipped_cards(tmp_path):
+    (path, *_) = networks.write(pd.DataFrame(networks.rows()), tmp_path)
+    assert path.read_text() == (FOLDER / "networks.md").read_text()
+    with pytest.raises(MissingFile, match="no training of digits_linear"):
+        networks.take(tmp_path)
 
 
 def test_the_page_on_clothes_regenerates():
