@@ -33,8 +33,8 @@ from benchmarks import (
 )
 from benchmarks.measure import Row
 from experiments.pages import markdown
-from pndm._devices import use_device
-from pndm._errors import Parser, prepare_console
+from pndm._devices import check_device, use_device
+from pndm._errors import InputError, Parser, prepare_console
 from pndm._provenance import commit, hardware
 
 RESULTS = Path(__file__).parent / "results"
@@ -116,6 +116,10 @@ def main() -> None:
     if unknown or options.pairs < 1:
         parser.error(f"parts are {', '.join(PARTS)}; pairs at least 1")
 
+    try:
+        check_device(options.device)
+    except InputError as error:
+        parser.error(str(error))
     use_device(options.device)  # the one that is synchronised
     end = time.monotonic() + options.seconds
     path = options.results / f"{options.device.split(':')[0]}.csv"

@@ -32,14 +32,17 @@ BETWEEN = ((3, 21), (5, 8), (13, 2))
 
 
 class Predicting:
-    """A network that stores the predicted image of the first evaluation at each time."""
+    """A network that stores the predicted image of the last evaluation at each time.
+
+    A stage of Runge-Kutta that reaches a node comes before the evaluation at the node itself.
+    """
 
     def __init__(self, network, schedule: Schedule) -> None:
         self.network, self.schedule, self.seen = network, schedule, {}
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         e, a = self.network(x, t), self.schedule.node(t[0].item()).alpha_bar
-        self.seen.setdefault(t[0].item(), (x - math.sqrt(1 - a) * e) / math.sqrt(a))
+        self.seen[t[0].item()] = (x - math.sqrt(1 - a) * e) / math.sqrt(a)
         return e
 
 

@@ -332,6 +332,7 @@ def _from_drive(remote: Remote, partial: Path, progress: bool) -> None:
     gdown = import_module("gdown")
     try:
         key = _file_id(gdown, remote)
+        partial.unlink(missing_ok=True)  # gdown takes what is there for whole; its parts are apart
         settings = {"quiet": not progress, "resume": True, "timeout": (CONNECT, READ)}
         gdown.download(id=key, output=str(partial), **settings)
     except DownloadError:

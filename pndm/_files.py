@@ -88,7 +88,7 @@ def file_lock(path: Path, wait: bool = False) -> Iterator[bool]:
     With `wait` it is waited for.
     """
     make_folder(path.parent)
-    lock = FileLock(path.with_suffix(".lock"))
+    lock = FileLock(path.with_name(f"{path.name}.lock"))
     with file_errors():
         try:
             lock.acquire(timeout=-1 if wait else 0)

@@ -23,7 +23,7 @@ from rich.table import Table
 from pndm._errors import PndmError, one_line, prepare_console
 from pndm.config.build import build_schedule, build_solver
 from pndm.config.compose import compose_runs
-from pndm.config.schema import ConfigError, Run
+from pndm.config.schema import CLASSIFIER_IMAGES, ConfigError, Run
 from pndm.evaluation.features import (
     DIMENSIONS,
     EXTRACTION,
@@ -74,6 +74,9 @@ def predict(cfg: Run, seconds: float = SECONDS) -> Cost:
     """
     solver = build_solver(cfg.solver)
     runner = load_runner(cfg)
+    if runner.device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(runner.device)
     if isinstance(solver, ProbabilityFlow):
         nfe, timing = time_adaptive(cfg, Job(cfg).network, seconds)
     else:
@@ -93,11 +96,15 @@ def predict(cfg: Run, seconds: float = SECONDS) -> Cost:
 
 
 def disk(cfg: Run) -> int:
-    """The bytes of a run's images and features."""
-    copies = 2 if cfg.save_images == "npz" else 1
+    """The bytes of a run's images, twice where they are saved, and features.
+
+    Those of a classifier are in float64. A PNG has at most about the bytes of its pixels.
+    """
+    copies = 2 if cfg.save_images in ("npz", "png") else 1
     dimension = DIMENSIONS[cfg.dataset.extractor] if cfg.fid == "auto" else 0
     image = math.prod(ARCHITECTURES[architecture(cfg)].image)
-    return cfg.samples * (copies * image + 4 * dimension)
+    number = 8 if cfg.dataset.extractor in CLASSIFIER_IMAGES else 4
+    return cfg.samples * (copies * image + number * dimension)
 
 
 def has_weights(cfg: Run) -> bool:
@@ -170,7 +177,7 @@ def time_features(cfg: Run, runner: Runner) -> float | None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """The peak bytes reserved on the GPU, else the peak memory of this process."""
+    """The peak bytes reserved on the GPU, else the peak memory of this process so far."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
     unit = 1 if sys.platform == "darwin" else 1024
@@ -192,7 +199,8 @@ def show(cfg: Run, cost: Cost) -> None:
         f"{speed:,.0f} GFLOP/s",
     }
     for need in all_missing([cfg]):
-        rows[f"missing {need.kind}"] = f"{need.source}, {format_bytes(need.size or 0)}"
+        size = "" if need.size is None else f", {format_bytes(need.size)}"
+        rows[f"missing {need.kind}"] = need.source + size
     table = Table(show_header=False)
     for name, value in rows.items():
         table.add_row(name, value)

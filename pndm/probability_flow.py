@@ -39,12 +39,12 @@ def integrate(
 ) -> tuple[Tensor, Tensor]:
     """Return x_0 [B, ...] and the number of network evaluations of each image, [B] integers.
 
-    The interval is T−1 to time 0; below 0, where the network was not trained, one transfer φ
-    (eq. 11) leads to the end. A list of times gives other ends (and `steps`, if given, must be
-    its length); all named grids have these. The variable is u = log ᾱ, dx/du = ½·(x − e/√(1−ᾱ)),
-    in which the ODE of a tabulated schedule is as smooth as its network; in t its slope jumps at
-    every integer time, which the error estimate does not detect. NonFiniteError if an integration
-    does not reach its end.
+    The interval is T−1, or where ᾱ leaves its floor (t = 995 on cosine), to time 0; below 0,
+    where the network was not trained, one transfer φ (eq. 11) leads to the end. A list of
+    times gives other ends (and `steps`, if given, must be its length); all named grids have
+    these. The variable is u = log ᾱ, dx/du = ½·(x − e/√(1−ᾱ)), in which the ODE of a tabulated
+    schedule is as smooth as its network; in t its slope jumps at every integer time, which the
+    error estimate does not detect. NonFiniteError if an integration does not reach its end.
     """
     if isinstance(grid, str):
         named(grid)

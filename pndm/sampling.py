@@ -40,14 +40,15 @@ def solve(
     """Compute x_0 [B, ...] from x_T [B, ...], in the dtype and on the device of x_T.
 
     `steps` steps on a named `grid`, or along the N+1 descending times that `grid` lists.
-    `prediction` says what the denoiser returns: noise, data (x_0) or velocity.
-    A learned `plan`, or its file or name (see `pndm.plans.load`), takes the place of solver, steps
-    and grid. `noise(row)` gives the z of stochastic methods (see `pndm.noise.step_noise`);
-    `callback(row, x)` receives the point after each row of the plan (for `pf` the result only).
-    The denoiser may overwrite its input x and its earlier outputs. InputError for an invalid plan
-    (see `pndm.plan`), a learned plan of another schedule, prediction or network (as far as the
-    denoiser tells its `provenance`), an x_T that is not floating-point, a missing `noise`, and a
-    denoiser or `noise` whose output does not have the shape of x_T.
+    `prediction` says what the denoiser returns: noise, data (x_0) or velocity. A `plan`, or
+    the file or name of a learned one (see `pndm.plans.load`), takes the place of solver, steps
+    and grid, and a compiled one that of `prediction`. `noise(row)` gives the z of stochastic
+    methods (see `pndm.noise.step_noise`); `callback(row, x)` receives the point after each row
+    of the plan (for `pf` the result only). The denoiser may overwrite its input x and its
+    earlier outputs. InputError for an invalid plan (see `pndm.plan`), a learned plan of
+    another schedule, prediction or network (as far as the denoiser tells its `provenance`), an
+    x_T that is not floating-point, a missing `noise`, and a denoiser or `noise` whose output
+    does not have the shape of x_T.
     """
     if plan is not None:
         if solver is not None or steps is not None or grid != "leading":
@@ -73,6 +74,8 @@ def solve(
     elif rows.learned is not None:
         rows.learned.require_schedule(schedule, prediction)
         rows.learned.require_network(getattr(denoiser, "provenance", {}).get("sha256"))
+    elif any(schedule.node(node.time) != node for node in rows.nodes):
+        raise InputError(f"the plan was compiled for another schedule than {schedule.name}")
     x_0 = execute(rows, denoiser, x_T, noise, callback)
     return Solution(x_0, torch.full((len(x_T),), rows.nfe, dtype=torch.int64, device="cpu"))
 

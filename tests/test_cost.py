@@ -27,7 +27,7 @@ def test_evaluations_operations_and_disk_are_exact():
     )
     assert result.nfe == 37 and result.timing.batch == 50
     assert result.flops == pytest.approx(37 * 1000 * 13.65e6, rel=1e-3)
-    assert result.disk == 1000 * (2 * 64 + 4 * 64)
+    assert result.disk == 1000 * (2 * 64 + 8 * 64)
     assert result.sampling == pytest.approx(37 * 1000 * result.timing.seconds)
     assert result.features > 0 and result.memory > 2**26
 

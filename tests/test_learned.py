@@ -149,6 +149,8 @@ def test_a_plan_stands_alone(write):
     solution = pndm.solve(POINT, x_T, schedule=LINEAR, plan=plan)
     assert solution.nfe.tolist() == [4]
     any_plan = pndm.plan(pndm.solvers.heun(), LINEAR, 3)
+    with pytest.raises(InputError, match="compiled for another schedule than cosine"):
+        pndm.sample(POINT, x_T, schedule=pndm.schedules.cosine(), plan=any_plan)
     x = pndm.sample(POINT, x_T, schedule=LINEAR, plan=any_plan)
     same = pndm.sample(POINT, x_T, solver=pndm.solvers.heun(), schedule=LINEAR, steps=3)
     assert torch.equal(x, same)

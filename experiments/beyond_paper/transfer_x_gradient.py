@@ -21,7 +21,13 @@ import torch
 
 import pndm
 from experiments.arguments import command, split
-from experiments.beyond_paper.ingredients import Cell, Method, distances, trajectories
+from experiments.beyond_paper.ingredients import (
+    EVALUATIONS,
+    Cell,
+    Method,
+    distances,
+    trajectories,
+)
 from experiments.fine_solution import solution
 from experiments.main_table import collect
 from experiments.main_table.fid_by_steps import ALL_DIGITS
@@ -132,6 +138,9 @@ def main(words: Sequence[str]) -> None:
     folder = Path(own["results"])
     if own["only"] not in ("", "rmse", "fid"):
         raise ConfigError(f"only={own['only']}: it can be rmse or fid")
+    if own["nfe"] not in ("", *map(str, EVALUATIONS)):
+        raise ConfigError(f"nfe={own['nfe']}: it can be {', '.join(map(str, EVALUATIONS))}")
+    compose_runs(["dataset=digits", *more])  # refuses a wrong word before anything is measured
     warnings.filterwarnings("ignore", message="grid=leading with one step")
     if own["only"] in ("", "rmse"):
         measure_rmse(folder)

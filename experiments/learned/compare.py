@@ -25,6 +25,7 @@ import pndm
 from experiments.arguments import command, split
 from experiments.learned.cells import (
     EVALUATIONS,
+    FITS,
     FIXED,
     GRIDS,
     JUDGING,
@@ -154,7 +155,7 @@ def is_missing(cell: Cell, path: Path) -> bool:
 def add(row: dict, path: Path) -> None:
     """Put a row into a table, in the place of an older measurement of the same cell."""
     columns, key = (COLUMNS, KEY) if path == PATH else (COLUMNS_OF_GRIDS, [*KEY, "grid"])
-    with file_lock(path, wait=True):  # several of these commands may run at once
+    with file_lock(FITS / path.name, wait=True):  # several of these commands may run at once
         table = load(path)
         older = (table[key] == [row[name] for name in key]).all(axis=1)
         new, kept = pd.DataFrame([row])[columns], table[~older]

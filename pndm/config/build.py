@@ -41,6 +41,11 @@ def build_solver(settings: dict[str, Any]):
         return load(settings["plan"]).solver
     options = {key: value for key, value in settings.items() if key not in ("name", TARGET)}
     target = settings.get(TARGET)
+    if target is None and settings.get("name") not in SOLVERS:
+        raise ConfigError(
+            f"solver.name={settings.get('name')} does not exist: give _target_: "
+            f"my_module.my_solver, or a name of {', '.join(SOLVERS)}"
+        )
     name = f"_target_={target}" if target else f"solver {settings['name']}"
     factory = _target(target) if target else SOLVERS[settings["name"]]
     try:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import hydra
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
@@ -195,7 +196,7 @@ def _conf(folder: str | None = None) -> Iterator[dict[str, list[str]]]:
             repository = GlobalHydra.instance().config_loader().repository
             names = set(repository.get_group_options("", ObjectType.GROUP)) - {"hydra", "_schema"}
             yield {name: repository.get_group_options(name) for name in sorted(names)}
-    except HydraException as error:
+    except (HydraException, yaml.YAMLError) as error:
         raise ConfigError(one_line(error)) from None
 
 
@@ -296,7 +297,10 @@ def _values(override: Override) -> list[Any]:
 
 
 def _experiment_grid(overrides: list[Override]) -> tuple[bool, list[Override]]:
-    """Whether an experiment is a grid, and the overrides of that grid not given on the line."""
+    """Whether an experiment is a grid, and the overrides of that grid.
+
+    Later words of the command line replace them in their places, as in Hydra.
+    """
     chosen = [o for o in overrides if o.key_or_group == "experiment" and o.value()]
     if not chosen:
         return False, []
@@ -304,8 +308,7 @@ def _experiment_grid(overrides: list[Override]) -> tuple[bool, list[Override]]:
         raise ConfigError("experiment: one at a time, as it may be a sweep of its own")
     cfg = compose("config", [chosen[0].input_line], return_hydra_config=True)
     params = OmegaConf.to_container(cfg.hydra.sweeper.params or OmegaConf.create({}))
-    given = {o.key_or_group for o in overrides}
-    lines = [f"{k}={v}" for k, v in params.items() if k not in given]
+    lines = [f"{k}={v}" for k, v in params.items()]
     return str(cfg.hydra.mode).endswith("MULTIRUN"), OverridesParser.create().parse_overrides(
         lines
     )

@@ -40,6 +40,7 @@ def validate(run: Run) -> Run:
     from pndm.models.registry import ARCHITECTURES, WEIGHTS
     from pndm.solvers import require_order
 
+    require_name(run.schedule)
     run = with_homes(run)
     run = dataclasses.replace(run, wandb=resolve_wandb(run.wandb))
     run, table = with_plan(run)
@@ -102,6 +103,17 @@ def validate(run: Run) -> Run:
     return dataclasses.replace(run, **choices)
 
 
+def require_name(schedule: dict[str, Any]) -> None:
+    """ConfigError where the YAML file of a schedule does not say which it is."""
+    from pndm.schedules import SCHEDULES
+
+    if schedule.get("name") not in SCHEDULES:
+        raise ConfigError(
+            f"schedule.name={schedule.get('name')} does not exist: there are "
+            f"{', '.join(SCHEDULES)}"
+        )
+
+
 def require_machine(run: Run | Train) -> None:
     """ConfigError if this machine cannot do the run: its GPUs are where it runs, not submits."""
     with config_errors():
@@ -136,7 +148,8 @@ def with_homes(run: Run) -> Run:
         if data.root and data.root.startswith("~"):
             data = dataclasses.replace(data, root=str(expand_user(data.root)))
         outputs = str(expand_user(run.outputs)) if run.outputs[:1] == "~" else run.outputs
-    return dataclasses.replace(run, model=model, dataset=data, outputs=outputs)
+        plan = str(expand_user(run.plan)) if run.plan and run.plan[0] == "~" else run.plan
+    return dataclasses.replace(run, model=model, dataset=data, outputs=outputs, plan=plan)
 
 
 def resolve_wandb(settings: Wandb) -> Wandb:
@@ -175,6 +188,7 @@ def validate_train(train: Train) -> Train:
     """A training with its choices made; ConfigError if it cannot be done."""
     from pndm.models.registry import ARCHITECTURES
 
+    require_name(train.schedule)
     if train.architecture == "auto":
         name = train.schedule["name"]
         if name not in train.dataset.models:
@@ -238,6 +252,7 @@ def validate_fit(fit: Fit) -> Fit:
     from pndm.plans import require_multistep
     from pndm.solvers import require_order
 
+    require_name(fit.schedule)
     model = _model(fit)
     settings = with_timesteps(fit.schedule, WEIGHTS.get(model.name))
     require_as_trained(model, settings)

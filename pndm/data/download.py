@@ -1,8 +1,10 @@
 """The files of the datasets as their publishers offer them, and their way to this machine."""
 
 import shutil
+import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -166,7 +168,7 @@ def unpack(archive: Path, folder: Path, again: str) -> None:
         print(f"unpacking {archive}", flush=True)
         try:
             extract_archive(str(archive), scratch)
-        except (EOFError, RuntimeError, zipfile.BadZipFile) as error:
+        except (EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, tarfile.TarError) as error:
             raise InputError(
                 f"{archive} cannot be unpacked ({one_line(error)}): delete it and run {again}"
             ) from None

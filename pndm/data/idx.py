@@ -24,13 +24,15 @@ def read_idx(path: Path, size: tuple[int, ...]) -> Tensor:
         raise BadImage(f"{path} is damaged ({error}): get it again") from None
     start = 4 * (2 + len(size))
     dimensions = tuple(np.frombuffer(data[4:start], ">u4", len(data[4:start]) // 4).tolist())
-    if data[:3] != b"\0\0\x08":
+    if len(data) < 4 or data[:3] != b"\0\0\x08":
         raise BadImage(f"{path} is no IDX file of bytes: get it again")
     if data[3] != 1 + len(size) or dimensions[1:] != size:
         raise BadImage(
             f"{path} does not hold {'images of ' + '×'.join(map(str, size)) if size else 'labels'}"
             ": is it another of the four files?"
         )
+    if not dimensions[0]:
+        raise BadImage(f"{path} is empty: get it again")
     if len(data) - start != math.prod(dimensions):
         raise BadImage(
             f"{path} has {len(data) - start} bytes for {math.prod(dimensions)}: get it again"

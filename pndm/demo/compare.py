@@ -69,9 +69,12 @@ class Model:
 
     def build_schedule(self, convention: str) -> Schedule:
         """The schedule in a convention; InputError where it has no such convention."""
-        timesteps = self.network.provenance.get("timesteps")
-        timesteps = timesteps or round(1000 / self.network.arch.time_scale)
-        return build_schedule({"name": self.schedule, "timesteps": timesteps}, convention)
+        about = self.network.provenance
+        timesteps = about.get("timesteps") or round(1000 / self.network.arch.time_scale)
+        settings = {"name": self.schedule, "timesteps": timesteps}
+        if about.get("schedule") == self.schedule:
+            settings |= {key: about[key] for key in ("beta_start", "beta_end") if key in about}
+        return build_schedule(settings, convention)
 
     def initial_noise(self, seeds: Sequence[int]) -> Tensor:
         """x_T [B, C, H, W] on the network's device."""
@@ -338,8 +341,13 @@ def load_shipped() -> dict[str, Model]:
 def load_model(
     checkpoint: str, architecture: str | None = None, schedule: str | None = None
 ) -> Model:
-    """One network as `pndm.models.load` takes it; without a schedule, its card's."""
+    """One network as `pndm.models.load` takes it; without a schedule, its card's.
+
+    InputError for a network whose card says that it predicts something else than noise.
+    """
     network = models.load(checkpoint, architecture=architecture)
+    if (prediction := network.provenance.get("prediction", "noise")) != "noise":
+        raise InputError(f"{checkpoint} predicts {prediction}: this page samples predicted noise")
     if schedule is None:
         schedule = network.provenance.get("schedule", "linear")
     return Model(network.provenance["name"], network, schedule)

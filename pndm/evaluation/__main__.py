@@ -8,7 +8,6 @@ python -m pndm.evaluation floor fashion_mnist
 import argparse
 import contextlib
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,14 @@ import torch
 
 from pndm._devices import check_device, resolve_device
 from pndm._download import Unavailable, download
-from pndm._errors import MissingFile, Parser, PndmError, one_line, prepare_console
+from pndm._errors import (
+    InputError,
+    MissingFile,
+    Parser,
+    PndmError,
+    one_line_exit,
+    prepare_console,
+)
 from pndm._files import cache_dir, expand_user
 from pndm.data import datasets
 from pndm.data.download import fetch_unasked
@@ -66,6 +72,8 @@ def compute(
     Shipped statistics are not overwritten, unless --output names them.
     """
     check_device(device)
+    if keep_features and part != "all":
+        raise InputError("--keep-features is for --part all, which samples are compared with")
     if extractor == "inception" and weights is None:
         with missing("no Inception weights"):
             get_inception()
@@ -189,7 +197,7 @@ def parser() -> Parser:
     command.add_argument("--output", type=user_path, help="default: in PNDM_HOME/references")
     command = add("floor", floor)
     command.add_argument("dataset", nargs="?", choices=FLOORS, default="digits", metavar="DATASET")
-    command.add_argument("--root", type=Path, help="the folder of the dataset")
+    command.add_argument("--root", type=user_path, help="the folder of the dataset")
     command.add_argument("--seeds", type=at_least(1), default=10, help="random halvings")
     return top
 
@@ -198,10 +206,8 @@ def main(words: Sequence[str] | None = None) -> None:
     """Run one command; SystemExit with one line if it cannot."""
     prepare_console()
     options = vars(parser().parse_args(words))
-    try:
+    with one_line_exit("the same command begins again"):
         options.pop("run")(**options)
-    except PndmError as error:
-        sys.exit(f"error: {one_line(error)}")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from pndm import _provenance, noise
-from pndm._errors import InputError, Parser, prepare_console
+from pndm._errors import InputError, Parser, one_line_exit, prepare_console
 from pndm._files import sha256, write_atomic, write_json
 from pndm._provenance import versions
 from pndm.data import datasets, images
@@ -296,4 +296,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 if __name__ == "__main__":
     prepare_console()
-    main()
+    with one_line_exit("the same command begins again"):
+        main()

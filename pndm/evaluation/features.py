@@ -29,7 +29,7 @@ from pndm._tf32 import tf32
 from pndm.evaluation import classifier
 
 CHUNK = 32
-"""The batch size of extractors: fixed, because float32 sums depend on it."""
+"""The batch size of references on a CPU: fixed, because float32 sums depend on it."""
 
 EXTRACTION = 250
 """Images at once of which a run's features are extracted: 3.5 GB of Inception."""

@@ -3,6 +3,8 @@
 import dataclasses
 import hashlib
 import json
+import os
+import platform
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -131,7 +133,7 @@ def compute_reference(
 def tee_to_npy(chunks: Iterable[Tensor], shape: tuple[int, int], path: Path) -> Iterator[Tensor]:
     """The same chunks, written to an .npy as they pass: whole or not at all."""
     make_folder(path.parent)
-    partial, at = path.with_name(f".{path.name}.partial"), 0
+    partial, at = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}.partial"), 0
     try:
         rows = np.lib.format.open_memmap(partial, "w+", np.float32, shape)
         for chunk in chunks:
@@ -159,9 +161,11 @@ def _expected(
 
 
 def evaluation_hash(
-    dataset: str, extractor: str, root: Path | str | None = None
+    dataset: str, extractor: str, root: Path | str | None = None, features: bool = True
 ) -> list[str | None]:
     """What an FID is measured by, as it is here now: hashes of extractor and reference, or None.
+
+    And of the kept `features`, where KID or precision and recall are measured too.
 
     A run so named is another one when what was missing is there, or was made again.
     """
@@ -175,8 +179,9 @@ def evaluation_hash(
     if (dataset, extractor) == ("digits", "digits"):
         return [weights, "computed"]
     place = Path(root) if root else None
-    kept = (path(dataset, extractor, place) for path in (reference_path, features_path))
-    return [weights, *(_files.sha256(p) if p.exists() else None for p in kept)]
+    statistics = reference_path(dataset, extractor, place)
+    kept = features_path(dataset, extractor, place) if features else None
+    return [weights, *(_files.sha256(p) if p and p.exists() else None for p in (statistics, kept))]
 
 
 def reference_path(
@@ -253,19 +258,28 @@ def reference_features(
 ) -> Tensor:
     """The features [N, D] of a dataset's images, which KID and precision and recall need.
 
-    Of digits they are computed, of others read: MissingReference where they were not kept.
+    Of digits they are computed, of others read: MissingReference where they were not kept,
+    ReferenceMismatch where they are not those of the reference.
     """
     if (dataset, extractor.name) == ("digits", "digits"):
         return torch.cat(list(extract_features(datasets.digits(), extractor)))
     path = features_path(dataset, extractor.name, Path(root) if root else None)
     try:
-        return torch.from_numpy(np.load(path, mmap_mode="c"))
+        found = torch.from_numpy(np.load(path, mmap_mode="c"))
     except FileNotFoundError:
         words = f"{dataset} --extractor {extractor.name}" + (f" --root {root}" if root else "")
         raise MissingReference(
             f"no features {path}: keep them with `python -m pndm.evaluation reference {words} "
             "--keep-features`"
         ) from None
+    reference = load_reference(dataset, extractor, root=root)
+    is_whole = found.shape == (reference.n, extractor.dimension)
+    if not is_whole or not found.double().mean(0).allclose(reference.mean, atol=1e-3):
+        raise ReferenceMismatch(
+            f"{path} holds other features than those of the reference: delete it, and keep them "
+            "again"
+        )
+    return found
 
 
 def import_reference(path: Path, dataset: str, source: str, n: int) -> Reference:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from pndm._errors import Parser, prepare_console
+from pndm._errors import Parser, PndmError, prepare_console
 from pndm._files import cache_dir, expand_user
 from pndm.models import cards, locations
 from pndm.models.architectures import ARCHITECTURES
@@ -39,9 +39,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = vars(parser.parse_args(arguments))
     try:
         COMMANDS[options.pop("command")](**options)
-    except (CheckpointError, OSError) as error:
+    except (PndmError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted: the same command continues where it stopped", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -232,13 +232,20 @@ def check_settings(path: Path, arch: Architecture) -> None:
             f"{config_path} is not a config of diffusers: fix or remove it"
         ) from None
     widths = [arch.channels * m for m in arch.channel_mult]
+    sizes = [arch.image_size // arch.patch >> i for i in range(len(widths))]
+    attending = {
+        width for width, size in zip(widths, sizes, strict=True) if size in arch.attention
+    }
+    heads = {width // arch.heads for width in attending | {widths[-1]}}  # the middle attends too
+    head_sizes = [*([None] if arch.heads == 1 else []), *(heads if len(heads) == 1 else ())]
     expected: dict[str, tuple[Any, ...]] = {
         "sample_size": (arch.image_size, [arch.image_size] * 2),
         "flip_sin_to_cos": (arch.embedding == "cos-sin",),
         "freq_shift": (int(arch.embedding == "sin-cos"),),
         "norm_eps": (arch.norm_eps,),
         "norm_num_groups": (arch.norm_groups,),
-        "attention_head_dim": (None, *(width // arch.heads for width in widths)),
+        "attention_head_dim": tuple(head_sizes) or ("several",),
+        "downsample_padding": (int(arch.down_padding == (1, 1, 1, 1)),),
         "center_input_sample": (False,),
     }
     for key, values in expected.items():

@@ -11,7 +11,7 @@ Kind = Literal["zip", "pickle", "safetensors"]
 def detect_file_type(content: bytes, name: str) -> Kind:
     """Return the type of a file by its first 64 bytes; CheckpointError if it holds no weights."""
     head = content[:64]
-    start = head.lstrip().lower()
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if head.startswith(b"PK\x03\x04"):
         return "zip"  # torch.save, or a zipped diffusers folder
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):

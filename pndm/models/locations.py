@@ -5,11 +5,12 @@ Does not import torch, so that configurations are validated without delay.
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Collection
 from pathlib import Path
 
-from pndm._download import CONNECT, NotThere, Remote, download, mirror
+from pndm._download import CONNECT, NotThere, Remote, Unavailable, download, mirror
 from pndm._errors import InputError, one_line
 from pndm._files import cache_dir, expand_user, sha256
 from pndm.models.cards import STEM
@@ -17,6 +18,9 @@ from pndm.models.registry import HUB, WEIGHTS, CheckpointError, find
 
 INDEX = ".index"
 """The part of a file name that marks an index of sharded weights."""
+
+OFFLINE = "PNDM_OFFLINE"
+"""Set, by `fetch=off`, where nothing may be downloaded."""
 
 PART = re.compile(r"-\d{5}-of-\d{5}\.")
 """The part of a file name that marks one shard of weights."""
@@ -29,7 +33,7 @@ def members(ema: bool = True) -> list[str]:
     last weights as the variant `non_ema`.
     """
     folders = ("", "unet_ema/", "unet/") if ema else ("", "unet/")
-    variants = ("", ".ema", ".fp32", ".fp16", ".bf16")
+    variants = (".ema", "", ".fp32", ".fp16", ".bf16")
     if not ema:
         variants = (".non_ema", "", ".fp32", ".fp16", ".bf16")
     names = []
@@ -106,9 +110,12 @@ def weights_sha256(path: Path) -> str:
 
 def member_of(names: Collection[str], ema: bool) -> str | None:
     """The preferred weights file among an archive's names; None if there is none."""
-    for member in members(ema):
+    for member in sorted(members(ema), key=lambda member: "/" not in member):  # bare names last
         for name in names:
-            if INDEX not in member and f"/{name}".endswith(f"/{member}"):
+            is_average = "/unet_ema/" in f"/{name}"
+            if INDEX in member or (is_average and not ema):
+                continue
+            if f"/{name}".endswith(f"/{member}"):
                 return name
     return None
 
@@ -181,8 +188,12 @@ def _from_mirror(repository: str, ema: bool) -> Path:
 
     def get(member: str) -> Path:
         address = f"https://huggingface.co/{repository}/resolve/main/{member}"
-        return download(Remote(repository, address, cache_dir() / "hub" / repository / member))
+        path = cache_dir() / "hub" / repository / member
+        if OFFLINE in os.environ and not path.exists():
+            raise Unavailable(f"fetch=off, and there is no {path}")
+        return download(Remote(repository, address, path))
 
+    first: Unavailable | None = None
     for member in published(ema):
         try:
             path = get(member)
@@ -191,9 +202,11 @@ def _from_mirror(repository: str, ema: bool) -> Path:
             return path
         except NotThere:
             continue
+        except Unavailable as error:  # another may be here
+            first = first or error
         except InputError as error:
             raise CheckpointError(one_line(error)) from None
-    raise CheckpointError(f"{HUB}{repository} holds no {wanted()}")
+    raise CheckpointError(one_line(first) if first else f"{HUB}{repository} holds no {wanted()}")
 
 
 def _listed(path: Path) -> list[str]:

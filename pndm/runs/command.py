@@ -91,6 +91,8 @@ def run_command(arguments: Sequence[str]) -> int:
     sweep = any(flag in SWEEPS for flag in flags)
     shows = [flag for flag in flags if flag not in SWEEPS]
     overrides = readable_words(overrides)
+    if "--resolve" in shows and not {"-c", "--cfg", "-h", "--help"} & set(shows):
+        raise ConfigError("--resolve goes with --cfg job")
     if shows:
         overrides = [word for word in overrides if "=" in word]
     if overrides or not shows:
@@ -135,6 +137,8 @@ def split(arguments: Sequence[str]) -> tuple[list[str], str | None, list[str]]:
         flag, equals, value = word.partition("=")
         if flag in FOLDERS:
             folder = value if equals else next(words, "")
+            if not folder:
+                raise ConfigError(f"{flag}: name a folder, as in {flag} my_configs")
         elif not word.startswith("-"):
             overrides.append(word)
         elif word in (*SWEEPS, *SHOWS):

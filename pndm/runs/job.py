@@ -1,6 +1,7 @@
 """A run as its processes see it: its configuration, network, and paths."""
 
 import dataclasses
+import os
 from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
@@ -72,7 +73,9 @@ class Job:
         cfg, evaluation = self.cfg, None
         if cfg.fid != "off":
             data = cfg.dataset
-            evaluation = evaluation_hash(data.name, data.extractor, data.root)
+            evaluation = evaluation_hash(
+                data.name, data.extractor, data.root, "auto" in (cfg.kid, cfg.prc)
+            )
         name = run_name(cfg, locations.weights_sha256(self.weights), evaluation)
         return Path(cfg.outputs) / cfg.dataset.name / cfg.schedule["name"] / name
 
@@ -119,6 +122,8 @@ class Job:
         """The arguments for loading the weights, and the state of their files."""
         model = self.cfg.model
         name = model.checkpoint or model.name
+        if model.checkpoint in registry.WEIGHTS:
+            name = os.path.join(os.curdir, name)  # the file, not the entry of that name
         state = tuple(map(file_state, locations.parts(self.weights)))
         return name, model.architecture, model.format, state
 

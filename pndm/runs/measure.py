@@ -11,7 +11,12 @@ from pndm._memory import free_memory, is_out_of_memory
 from pndm.config.schema import Run
 from pndm.evaluation import metrics
 from pndm.evaluation.features import Extractor, MissingReference, load_extractor
-from pndm.evaluation.reference import Reference, load_reference, reference_features
+from pndm.evaluation.reference import (
+    Reference,
+    ReferenceMismatch,
+    load_reference,
+    reference_features,
+)
 from pndm.evaluation.statistics import BLOCKS, Statistics
 from pndm.runs.job import Job
 
@@ -50,7 +55,9 @@ def measure(job: Job, evaluator: Evaluator | Skipped) -> dict[str, Any]:
     """Compute the entries `fid`, `kid` and `prc` of a record, or the reasons for skipping them."""
     cfg = job.cfg
     if isinstance(evaluator, Skipped):
-        return {"fid": skipped_fid(cfg, evaluator.reason)}
+        others = [name for name in ("kid", "prc") if getattr(cfg, name) != "off"]
+        skipped = {name: skip(name, evaluator.reason) for name in others}
+        return {"fid": skipped_fid(cfg, evaluator.reason), **skipped}
     if cfg.samples < MIN_SAMPLES["fid"]:
         fid = skipped_fid(cfg, "one image has no covariance: raise samples")
     else:
@@ -86,7 +93,7 @@ def extra_metrics(job: Job, extractor: Extractor) -> dict[str, Any]:
             continue
         try:
             real = reference_features(cfg.dataset.name, extractor, cfg.dataset.root)
-        except MissingReference as error:
+        except (MissingReference, ReferenceMismatch) as error:
             results[name] = skip(name, str(error))
             continue
         generated = torch.cat([*shard_features(job, extractor, 0, cfg.samples)])

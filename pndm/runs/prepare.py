@@ -16,6 +16,7 @@ from pndm.data.download import NotAsked
 from pndm.evaluation.features import inception_remote, load_extractor
 from pndm.evaluation.reference import compute_reference, features_path, reference_path
 from pndm.models.download import fetch as fetch_weights
+from pndm.models.locations import OFFLINE
 from pndm.models.registry import find
 from pndm.runs.needs import Kind, Need, first_to_miss, show
 
@@ -33,14 +34,14 @@ def prepare(runs: Sequence[Run], compute: bool = True) -> list[str]:
     mirror()  # refuses an address that is none
     first, offline = first_to_miss(runs), any(run.fetch == "off" for run in runs)
     if offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"
+        os.environ["HF_HUB_OFFLINE"] = os.environ[OFFLINE] = "1"
         refuse_missing_weights(list(first))
     elif first:
         show(first)
     reasons: list[str] = []
     failed: set[str] = set()
     for need, run in first.items():
-        if {need.name, ""} & failed:
+        if need.name in failed or ("" in failed and run.dataset.extractor == "inception"):
             continue
         try:
             if need.kind in FETCHED:

@@ -43,7 +43,7 @@ def multistep(
     ±1 with `clip`. `starter` is one improved Euler step, or Runge-Kutta steps; for
     `lower_order_final` and `halfway` see `Multistep`.
     """
-    if (transfer, predict) not in TRANSFERS or starter not in STARTERS:
+    if (transfer, predict) not in list(TRANSFERS) or starter not in list(STARTERS):
         raise InputError(
             f"transfer={transfer} predict={predict} starter={starter}: these must be pseudo with "
             f"noise or data, or classical with noise, and {', '.join(STARTERS)}"

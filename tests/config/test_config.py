@@ -1,5 +1,6 @@
 """The command line: what composes, and what is refused before anything is written."""
 
+import shutil
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ from pndm.config.build import build_schedule, build_solver
 from pndm.config.compose import CONF, compose_runs, compose_train
 from pndm.config.schema import ConfigError
 from pndm.grids import GRIDS
+from pndm.learned import SHIPPED
 from pndm.models.registry import WEIGHTS, CheckpointError
 from pndm.runs import command, interrupts
 from pndm.runs.identity import image_key
@@ -63,6 +65,40 @@ def test_every_dataset_file_composes(name):
 @pytest.mark.parametrize("name", options("experiment"))
 def test_every_experiment_file_composes(name):
     assert compose_runs([f"experiment={name}"])
+
+
+def test_an_experiments_settings_replace_the_defaults_and_the_command_line_replaces_them():
+    runs = compose_runs(["experiment=abstract"])
+    assert len(runs) == 24 and {run.samples for run in runs} == {1797}
+    runs = compose_runs(["experiment=abstract", "solver=ddim,plms", "samples=10", "steps=2"])
+    cells = [(run.solver["name"], run.schedule["name"]) for run in runs]
+    assert cells == [(s, n) for s in ("ddim", "plms") for n in ("linear", "cosine")]  # as Hydra's
+    assert {(run.samples, run.steps) for run in runs} == {(10, 2)}
+
+
+def test_files_of_ones_own_that_are_none_are_refused(tmp_path):
+    for group, content, said in (
+        ("solver", "order: 2", "solver.name=None does not exist: give _target_"),
+        ("solver", "name: mine", "solver.name=mine does not exist: give _target_"),
+        ("solver", "name: [", "mine"),
+        ("schedule", "beta_start: 0.1", "schedule.name=None does not exist: there are linear"),
+        ("schedule", "name: mine", "schedule.name=mine does not exist: there are linear"),
+    ):
+        (tmp_path / group).mkdir(exist_ok=True)
+        path = tmp_path / group / "mine.yaml"
+        path.write_text(content)
+        with pytest.raises(ConfigError, match=said) as refused:
+            compose_runs([f"{group}=mine"], folder=str(tmp_path))
+        assert "\n" not in str(refused.value)
+        path.unlink()
+
+
+def test_home_folders_of_several_plans(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("a", "b"):
+        shutil.copy(SHIPPED / "digits_linear-5.json", tmp_path / f"{name}.json")
+    runs = compose_runs(["plan='~/a.json','~/b.json'"], multirun=True)
+    assert [run.plan for run in runs] == [str(tmp_path / f"{name}.json") for name in "ab"]
 
 
 @pytest.mark.parametrize("name", GRIDS)
@@ -207,6 +243,8 @@ def test_wrong_arguments_are_refused_in_one_line_that_names_the_cure(argument):
         (["solver=ddpm", "solver.clip=1"], "true or false"),
         (["solver=pf", "solver.rtol=-1"], "positive"),
         (["grid=karras", "convention=released"], "convention=aligned"),
+        (["solver=multistep", "solver.transfer=[a]"], "must be pseudo"),
+        (["solver=multistep", "solver.starter=[a]"], "must be pseudo"),
         (["solver=deis", "solver.order=4", "steps=2"], "deis of order 4 needs as many steps"),
         (["launcher=joblib", "hydra.launcher.n_job=2"], "n_job"),
         (["model.checkpoint=run.py", "model.architecture=ddpm_cifar10"], "digits are 1×8×8"),
@@ -280,6 +318,9 @@ def test_a_refused_command_line_writes_nothing(argument, refusal, tmp_path):
         (["--run", "steps=5"], "settings are key=value"),
         (["--help", "solver=plsm"], "did you mean plms?"),
         (["-c", "job", "steps=0"], "from 1 to 1000"),
+        (["--resolve"], "--resolve goes with --cfg job"),
+        (["--config-dir"], "--config-dir: name a folder"),
+        (["--config-dir="], "--config-dir: name a folder"),
         (["-m", "steps=2,3", "outputs=file"], "file"),
         (["steps=2", "outputs=file"], "file"),
     ],

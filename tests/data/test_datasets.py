@@ -166,6 +166,8 @@ BAD = {
     "another type": (gzip.compress(idx(IMAGES, kind=9)), "no IDX file of bytes"),
     "no IDX": (gzip.compress(b"<html>"), "no IDX file of bytes"),
     "nothing": (gzip.compress(b""), "no IDX file of bytes"),
+    "three bytes": (gzip.compress(b"\0\0\x08"), "no IDX file of bytes"),
+    "no images": (gzip.compress(idx(IMAGES[:0])), "is empty"),
     "labels": (gzip.compress(idx(np.zeros(2, np.uint8))), "does not hold images of 28×28"),
     "other sizes": (gzip.compress(idx(IMAGES[:, :8, :8])), "does not hold images of 28×28"),
     "a cut head": (gzip.compress(idx(IMAGES)[:9]), "does not hold images of 28×28"),

@@ -20,6 +20,7 @@ from PIL import Image
 
 import pndm
 from pndm._errors import InputError
+from pndm._files import sha256
 from pndm.data import images
 from pndm.demo.__main__ import main
 from pndm.demo.compare import (
@@ -329,6 +330,20 @@ def test_a_checkpoint_of_ones_own(tmp_path):
     assert load_model("digits_cosine").schedule == "cosine"
     (result,) = compare({"own": own}, [Method("ddim", 2)], QUICK._replace(network="own"))
     assert result.nfe == 2
+
+
+def test_a_card_says_the_noise_and_what_is_predicted(tmp_path):
+    card = json.loads(find("digits_linear").path.with_suffix(".json").read_text())
+    path = shutil.copy(find("digits_linear").path, tmp_path / "own.safetensors")
+    for more in ({"beta_end": 0.03}, {"prediction": "velocity"}):
+        card |= more | {"sha256": sha256(path)}
+        (tmp_path / "own.json").write_text(json.dumps(card))
+        if "prediction" in more:
+            with pytest.raises(InputError, match="predicts velocity: this page samples"):
+                load_model(str(path), "digits_linear")
+        else:
+            schedule = load_model(str(path), "digits_linear").build_schedule("aligned")
+            assert schedule == pndm.schedules.linear(beta_end=0.03)
 
 
 def test_a_schedule_has_as_many_times_as_the_network_knows(networks):

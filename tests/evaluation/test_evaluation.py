@@ -373,7 +373,10 @@ def test_the_reference_of_clothes_comes_with_the_package(clothes, home, capsys):
     assert weights == extractor.sha256 and statistics_ and features is None
     main(["reference", "fashion_mnist", "--extractor=fashion", "--keep-features"])
     assert features_path("fashion_mnist", "fashion").parent == home / "references"
-    assert reference_features("fashion_mnist", extractor).shape == (150, 128)
+    with pytest.raises(ReferenceMismatch, match="other features than those of the reference"):
+        reference_features("fashion_mnist", extractor)  # of few random images
+    assert evaluation_hash("fashion_mnist", "fashion")[2]
+    assert evaluation_hash("fashion_mnist", "fashion", features=False)[2] is None
 
 
 def test_the_test_images_of_clothes_have_a_reference_of_their_own(clothes, tmp_path):
@@ -381,6 +384,8 @@ def test_the_test_images_of_clothes_have_a_reference_of_their_own(clothes, tmp_p
     main([*words, f"--output={tmp_path / 'test.npz'}"])
     made = Reference.load(tmp_path / "test.npz")
     assert (made.n, made.split) == (150, "test")
+    with pytest.raises(SystemExit, match="--keep-features is for --part all"):
+        main([*words, "--keep-features"])
     with pytest.raises(SystemExit, match="choose from 'all', 'test'"):
         main([*words[:3], "--part=tests"])
     with pytest.raises(SystemExit, match="no part 'test' of a dataset"):

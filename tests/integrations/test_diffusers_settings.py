@@ -45,6 +45,15 @@ def messages(make):
     return made, [str(one.message) for one in caught]
 
 
+def test_an_eta_that_a_solver_lacks_is_ignored_with_a_warning():
+    scheduler = PlanScheduler(solver="plms")
+    scheduler.set_timesteps(10)
+    x = torch.randn(1, 1, 4, 4)
+    _, said = messages(lambda: scheduler.step(0.1 * x, scheduler.timesteps[0], x, eta=0.5))
+    assert any("eta=0.5 is ignored" in line for line in said)
+    assert scheduler.order * 5 == 14 and scheduler.solver.name == "plms"
+
+
 # Grids
 
 

@@ -17,7 +17,7 @@ from references.parameters import randomised
 
 import pndm
 from pndm._files import sha256
-from pndm.models import checkpoints, files, key_maps, registry
+from pndm.models import cards, checkpoints, files, key_maps, registry
 from pndm.models.architectures import ARCHITECTURES
 from pndm.models.registry import WEIGHTS, CheckpointError
 from pndm.models.unet import UNet
@@ -216,12 +216,32 @@ def test_what_diffusers_says_of_its_weights_must_fit(tmp_path, diffusers_state):
         {"attention_head_dim": 4},
         {"sample_size": 32},
         {"center_input_sample": True},
+        {"downsample_padding": 1},
     ):
         path.write_text(json.dumps(message | wrong))
         (key,) = wrong
         refused(f"config.json says {key}=", tmp_path / "model")
     path.write_text(json.dumps([1]))
     refused("is not a config of diffusers", tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    "name, fits, others",
+    [
+        ("ddpm_cifar10", [None, 256], [128, 64]),  # attention and middle are both 256 wide
+        ("iddpm_cifar10", [64], [None, 256, 128]),  # 4 heads
+    ],
+)
+def test_the_width_of_a_head_must_fit(tmp_path, name, fits, others):
+    arch = ARCHITECTURES[name]
+    path = tmp_path / f"{cards.STEM}.safetensors"
+    for size in (*fits, *others):
+        path.with_name("config.json").write_text(json.dumps({"attention_head_dim": size}))
+        if size in fits:
+            checkpoints.check_settings(path, arch)
+        else:
+            with pytest.raises(CheckpointError, match="says attention_head_dim="):
+                checkpoints.check_settings(path, arch)
 
 
 def test_own_files_and_their_cards(tmp_path):

@@ -83,13 +83,24 @@ def test_the_average_and_full_precision_are_preferred(tmp_path):
         f"{STEM}.fp16.bin",
         f"{STEM}.bin",
         f"{STEM}.safetensors",
+        f"{STEM}.ema.safetensors",
     ]
     for i, name in enumerate(order):
         path = write(tmp_path / name, half="16" in name)
         assert locations.locate(str(tmp_path)) == path
-        expected = path if i < 4 or i > 5 else tmp_path / order[3]
+        last = {4: 3, 5: 3, 9: 8}.get(i, i)
+        expected = tmp_path / order[last]
         assert locations.locate(str(tmp_path), ema=False) == expected
     assert is_version(load(tmp_path), 0)
+
+
+def test_archives_hold_averages_in_folders_of_their_own():
+    names = [f"m/unet/{STEM}.safetensors", f"m/unet_ema/{STEM}.safetensors"]
+    assert locations.member_of(names, True) == names[1]
+    assert locations.member_of(names, False) == names[0]
+    assert locations.member_of(names[1:], False) is None
+    assert locations.member_of([*names, f"m/{STEM}.bin"], True) == names[1]
+    assert locations.member_of([f"m/{STEM}.bin"], True) == f"m/{STEM}.bin"
 
 
 def test_what_a_place_says_of_averages(tmp_path):

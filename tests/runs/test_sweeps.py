@@ -55,6 +55,12 @@ def test_a_sweep_killed_and_repeated_anywhere_gives_the_same_table(
     assert len(rows) == 6
 
 
+def test_an_experiment_is_a_sweep_without_m(tmp_path):
+    words = ["experiment=abstract", "solver=ddim,s_pndm", "steps=2", "schedule=linear"]
+    out = finish(Fork([*words, "samples=2", "fid=off", "wandb.mode=disabled"], tmp_path))
+    assert len(complete(tmp_path)) == 2 and "not run" not in out
+
+
 # GPUs are assigned in turn
 
 

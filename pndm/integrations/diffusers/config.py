@@ -219,7 +219,8 @@ def configured_solver(config: Mapping[str, Any], eta: float = 0.0) -> Solver:
         shared |= settings[setting](config[setting])
     if name == "ddpm":
         shared |= ancestral(config["clip_sample"], config["variance_type"])
-    solver = named_solver(name, {**shared, **options, **({"eta": eta} if eta else {})})
+    given = {"eta": eta} if eta and takes_eta(name) else {}
+    solver = named_solver(name, {**shared, **options, **given})
     if shared.get("order") and "order" not in options:
         solver = replace(solver, order=None)  # there, an order gives way to few steps
     if config["skip_prk_steps"] and name in ("plms", "f_pndm"):
