@@ -203,30 +203,32 @@ def distance(cfg: Run) -> float:
     return (x - fine).square().mean().sqrt().item()
 
 
+CHOICES = {
+    "only": ("grids", "learned", "fixed"),
+    "dataset": tuple(NETWORKS),
+    "schedule": SCHEDULES,
+    "seed": tuple(map(str, JUDGING)),
+    "nfe": tuple(map(str, EVALUATIONS)),
+}
+"""The words that choose cells."""
+
+
 @command
 def main(words: Sequence[str]) -> None:
     """Measure missing cells: first those that choose the grids, then all others."""
-    own, more = split(words, dict.fromkeys(("only", "dataset", "schedule", "seed", "nfe"), ""))
-    kinds = {"grids": choosing, "learned": cells, "fixed": cells}
-    if own["only"] not in ("", *kinds):
-        raise ConfigError(f"only={own['only']}: it can be {', '.join(kinds)}")
-    count = 0
+    own, more = split(words, dict.fromkeys(CHOICES, ""))
+    for name, values in CHOICES.items():
+        if own[name] not in ("", *values):
+            raise ConfigError(f"{name}={own[name]}: it can be {', '.join(values)}")
     for cell in choosing() if own["only"] in ("", "grids") else ():
-        if is_wanted(cell, {**own, "seed": ""}):
-            count += 1
-            if is_missing(cell, PATH_OF_GRIDS):
-                add(measure_grid(cell, more), PATH_OF_GRIDS)
-                print("grid", *cell[:6], flush=True)
+        if is_wanted(cell, {**own, "seed": ""}) and is_missing(cell, PATH_OF_GRIDS):
+            add(measure_grid(cell, more), PATH_OF_GRIDS)
+            print("grid", *cell[:6], flush=True)
     for cell in cells() if own["only"] != "grids" else ():
         kind = "learned" if cell.plan else "fixed"
-        if own["only"] in ("", kind) and is_wanted(cell, own):
-            count += 1
-            if is_missing(cell, PATH):
-                add(measure(cell, more), PATH)
-                print(*cell[:6], flush=True)
-    if not count:
-        given = " ".join(f"{key}={value}" for key, value in own.items() if value)
-        raise ConfigError(f"{given}: there is no such cell, or no plan was fitted for it here")
+        if own["only"] in ("", kind) and is_wanted(cell, own) and is_missing(cell, PATH):
+            add(measure(cell, more), PATH)
+            print(*cell[:6], flush=True)
 
 
 def is_wanted(cell: Cell, own: dict[str, str]) -> bool:

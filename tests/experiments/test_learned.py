@@ -76,14 +76,18 @@ def test_a_cell_is_measured_again_with_another_plan_network_or_grid(tmp_path, mo
     assert compare.is_missing(cell._replace(plan="other"), path)
 
 
-@pytest.mark.parametrize("words", ["nfe=7", "schedule=linera", "only=learnt", "seed=5"])
-def test_words_that_choose_nothing_are_refused(words):
+@pytest.mark.parametrize(
+    "words", ["nfe=7", "schedule=linera", "only=learnt", "seed=5", "dataset=digit"]
+)
+def test_words_that_choose_nothing_are_refused(words, monkeypatch):
+    monkeypatch.setattr(compare, "run", None)
     with pytest.raises(SystemExit, match="error: .*" + words):
         compare.main([words])
 
 
 @pytest.mark.parametrize("words", ["nfe=7", "variant=x"])
-def test_fits_that_do_not_exist_are_refused(words):
+def test_fits_that_do_not_exist_are_refused(words, monkeypatch):
+    monkeypatch.setattr(fits, "fit", None)
     with pytest.raises(SystemExit, match="error: .*" + words):
         fits.main([words])
 
