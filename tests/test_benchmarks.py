@@ -139,11 +139,18 @@ def test_precisions_tell_their_fid(monkeypatch):
     assert 0 < float(row.note.split()[1].rstrip(";")) < 0.1 and row.difference > 0
 
 
-def test_an_unknown_part_is_refused(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["run", "overheads"])
-    with pytest.raises(SystemExit):
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["overheads"], "error: parts are overhead, end_to_end"),
+        (["--pair", "x"], "error: "),
+        (["--device", "gpu"], "error: device=gpu"),
+    ],
+)
+def test_wrong_words_are_refused_in_one_line(words, said, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["run", *words])
+    with pytest.raises(SystemExit, match=said):
         run.main()
-    assert "parts are overhead, end_to_end" in capsys.readouterr().err
 
 
 def test_a_kernel_is_not_counted_next_to_the_operation_that_launched_it():
