@@ -19,7 +19,7 @@ LINES = tuple(
 )
 
 
-CLOTHES = (5, 10, 20, 50, 100, 250, 1000)
+CLOTHES = (5, 10, 20, 50, 250, 1000)
 OF_CLOTHES = tuple(
     Line(solver, CLOTHES if solver in ("ddim", "plms") else CLOTHES[:-1], options=options)
     for solver, options in (
