@@ -291,9 +291,11 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
 
         A learned plan gives its network other times than those of its nodes.
         """
-        rows = self.learned.rows if self.learned is not None else ()
-        nodes = self.learned.nodes if self.learned is not None else ()
-        pairs = zip(rows, nodes, strict=False)  # the last node has no row
+        if self.learned is None:
+            return time
+        pairs = zip(
+            self.learned.rows, self.learned.nodes, strict=False
+        )  # the last node has no row
         return next((node.time for row, node in pairs if abs(row.time - time) < 1e-3), time)
 
     def _without_variance(self, output: Tensor, sample: Tensor) -> Tensor:
