@@ -14,6 +14,9 @@ EVALUATIONS = (3, 4, 5, 6, 8, 10)
 JUDGING = (1, 2, 0)
 """Seed sets that no fit has seen (see `pndm.learned`); 0 chooses the grids of fixed methods."""
 
+FRESH = JUDGING[:2]
+"""Those that the choice of grids has not seen either."""
+
 TABLE_SEED = 0
 """The seed set of the methods of many steps, which are not measured again."""
 

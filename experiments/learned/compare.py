@@ -27,6 +27,7 @@ from experiments.learned.cells import (
     EVALUATIONS,
     FITS,
     FIXED,
+    FRESH,
     GRIDS,
     JUDGING,
     NETWORKS,
@@ -98,7 +99,7 @@ def cells() -> Iterator[Cell]:
             if fit.plan is not None:
                 yield of_plan(fit, fit.plan, seed)
     for dataset in NETWORKS:
-        for seed in JUDGING[:2]:
+        for seed in FRESH:
             for nfe in (5, 3, 8, 4, 6, 10):
                 for schedule in SCHEDULES:
                     for method in FIXED:

@@ -51,3 +51,13 @@ def paired(one: pd.Series, other: pd.Series) -> Estimate:
         raise ValueError(f"{samples} and {other['samples']} images do not compare")
     without = (one[list(WITHOUT)] - other[list(WITHOUT)]).astype(float)
     return estimate(one["fid"] - other["fid"], without, samples)
+
+
+def mean(estimates: Sequence[Estimate]) -> Estimate:
+    """The mean of estimates from disjoint sets of seeds, which are independent."""
+    value, corrected = (
+        float(np.mean(values))
+        for values in zip(*((e.value, e.bias_corrected) for e in estimates), strict=True)
+    )
+    se = float(np.sqrt(sum(e.se**2 for e in estimates))) / len(estimates)
+    return Estimate(value, corrected, se, corrected - T_19 * se, corrected + T_19 * se)

@@ -7,9 +7,11 @@ import pytest
 
 from experiments.learned import cells, compare, fits, page
 from experiments.main_table import readme
+from experiments.main_table.jackknife import mean, paired
 from experiments.pages import FOLDER
 from pndm import learned
 from pndm.config.compose import compose_fit, compose_runs
+from pndm.evaluation.statistics import T_19, Estimate
 
 
 def test_every_fit_composes_and_has_a_folder_of_its_own():
@@ -131,11 +133,22 @@ def test_what_was_not_measured_says_so(tmp_path, monkeypatch):
 
 def test_a_difference_to_itself_is_none():
     own = compare.load().iloc[0]
-    row = page.compare(own, own)
+    row = page.compare(own, own, paired(own, own))
     assert row["difference (95 %)"] == "0.00 (0.00 to 0.00)"
     assert row["learned is"] == "no difference seen"
     assert page.best_fixed(compare.load(), nfe=7) is None
     with pytest.raises(KeyError):
-        page.compare(own.drop("without_00"), own)
+        paired(own.drop("without_00"), own)
     with pytest.raises(ValueError, match="images do not compare"):
-        page.compare(own, pd.Series({**own, "samples": 500}))
+        paired(own, pd.Series({**own, "samples": 500}))
+
+
+def test_seed_sets_together_are_their_mean_and_more_certain():
+    together = mean([Estimate(1.0, 2.0, 3.0, 0.0, 0.0), Estimate(3.0, 6.0, 4.0, 0.0, 0.0)])
+    assert (together.value, together.bias_corrected, together.se) == (2.0, 4.0, 2.5)
+    assert together.high - 4.0 == 4.0 - together.low == pytest.approx(2.5 * T_19)
+    rows = pd.DataFrame(list(page.against_fixed(page.measured(), "digits")))
+    for _, group in rows.groupby(["schedule", "evaluations"]):
+        *single, both = (float(text.split()[0]) for text in group["difference (95 %)"])
+        assert list(group["seed set"]) == ["1", "2", "1 and 2"]
+        assert both == pytest.approx(sum(single) / 2, abs=0.011)
