@@ -80,7 +80,8 @@ def page(table: pd.DataFrame) -> str:
     """The results in Markdown."""
     parts = [
         "# Speed",
-        "Medians of alternating pairs; `ratio` is other ÷ ours, `difference` that of the results.",
+        "Medians of alternating pairs; `ratio` is the median over pairs of other ÷ ours, not the "
+        "quotient of the two medians; `difference` is that of the results.",
         "    python -m benchmarks.run",
     ]
     for where, rows in table.groupby("machine", sort=False):

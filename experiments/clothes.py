@@ -1,4 +1,4 @@
-"""Samples of clothes beside test images: how near to the training images, and how sure a class.
+"""Generated clothes and test images: distance to the training images, classifier confidence.
 
     python -m experiments.clothes                # clothes.csv, clothes.md
 
@@ -24,7 +24,7 @@ CERTAIN = 0.9
 
 
 def classes(pixels: Tensor) -> dict[str, object]:
-    """How sure the classifier is of images [B, 1, 28, 28] uint8, and how many are of a class."""
+    """The classifier's confidence in images [B, 1, 28, 28] uint8, and the sizes of its classes."""
     network = classifier.load("fashion")
     parts = pixels.split(classifier.BATCH)
     probabilities = torch.cat([network(images.from_uint8(x)).softmax(1) for x in parts])
@@ -55,7 +55,6 @@ def page(table: pd.DataFrame) -> str:
         "images": "images",
         "median": "nearest training image, median",
         "first_percentile": "1st percentile",
-        "copies": "copies",
         "confidence": "mean confidence",
         "certain": f"above {CERTAIN}",
         "classes": "images of a class",

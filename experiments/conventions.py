@@ -8,7 +8,6 @@ distance is to the fine solution in the aligned convention, from the same noise 
 aligned cells are those of the main table.
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,14 +16,13 @@ import pandas as pd
 
 import pndm
 from experiments.arguments import command
-from experiments.fine_solution import solution
+from experiments.fine_solution import rms, solution
 from experiments.main_table import collect
 from experiments.main_table.cells import Results
 from experiments.main_table.fid_by_steps import ALL_DIGITS, Cell
 from experiments.pages import FOLDER, NAMES, markdown
 from pndm._files import write_atomic
 from pndm.config.compose import compose_runs
-from pndm.runs.run import run_experiment
 from pndm.solvers import SOLVERS
 
 SCHEDULES = ("linear", "cosine")
@@ -34,7 +32,8 @@ CONVENTIONS = ("aligned", "released", "diffusers")
 IMAGES = 32
 
 KEY = ["schedule", "solver", "steps", "convention"]
-COLUMNS = [*KEY, "rmse", "fid", "se", "low", "high", "samples", "code", "commit"]
+OF_RECORD = ["fid", "se", "low", "high", "samples", "code", "commit"]
+COLUMNS = [*KEY, "rmse", *OF_RECORD]
 
 
 def distances() -> pd.DataFrame:
@@ -55,7 +54,7 @@ def distances() -> pd.DataFrame:
                         schedule=make(convention=convention),
                         steps=steps,
                     )
-                    rmse = (x - fine).square().mean().sqrt().item()
+                    rmse = rms(x - fine)
                     rows.append([name, solver, steps, convention, round(rmse, 6)])
     return pd.DataFrame(rows, columns=[*KEY, "rmse"])
 
@@ -65,13 +64,11 @@ def fid_of(row: pd.Series, more: Sequence[str]) -> dict:
     if row["convention"] == "aligned":
         cell = Cell(row["schedule"], row["solver"], "leading", "", row["steps"], 0)
         result = Results.load(FOLDER).row("digits", cell)
-        return {} if result is None else {name: result[name] for name in COLUMNS[5:]}
+        return {} if result is None else {name: result[name] for name in OF_RECORD}
     words = [f"{name}={row[name]}" for name in KEY]
-    (cfg,) = compose_runs(["dataset=digits", *words, f"samples={ALL_DIGITS}", *more])
-    record = collect.row(
-        json.loads(run_experiment(cfg, "conventions").read_text(encoding="utf-8"))
-    )
-    return {name: record[name] for name in COLUMNS[5:]}
+    words += ["dataset=digits", f"samples={ALL_DIGITS}", *more]
+    _, measured = collect.run(words, "conventions")
+    return {name: measured[name] for name in OF_RECORD}
 
 
 def page(table: pd.DataFrame) -> str:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 import pndm
 from experiments.figures import STYLES, figure, plain_log, save
+from experiments.fine_solution import rms
 from experiments.pages import FOLDER, NAMES, markdown
 from pndm._errors import prepare_console
 from pndm.models.analytic import Mixture
@@ -50,11 +51,6 @@ def end(solver: Solver, x_T: Tensor, steps: int) -> Tensor:
     """The end points at time END of the trajectories from x_T [B, 2]."""
     grid = np.linspace(START, END, steps + 1)
     return pndm.sample(MIXTURE, x_T, solver=solver, schedule=SCHEDULE, grid=grid)
-
-
-def rms(x: Tensor) -> float:
-    """Root of the mean square."""
-    return x.square().mean().sqrt().item()
 
 
 def measure() -> pd.DataFrame:

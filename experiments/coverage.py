@@ -1,8 +1,8 @@
-"""Do the intervals hold what they promise? The block jackknife on features of known distance.
+"""Coverage of the block jackknife's intervals, on features of known distance.
 
     python -m experiments.coverage
 
-A generator N(μ, Σ) is compared with an exact reference, as a run is: N features in 20 blocks,
+A Gaussian generator is compared with an exact reference, as a run is: N images in 20 blocks,
 the 95 % interval of its distance, and the paired one of its difference to a second generator that
 sees the same seeds. The share of simulations whose interval holds the truth is the coverage.
 Next to it: the same intervals around the plain FID, not corrected for bias.
@@ -28,7 +28,7 @@ from pndm.evaluation.statistics import T_19
 SIMULATIONS = 1000
 
 SETTINGS = ((4, 200), (8, 200), (8, 600), (16, 600), (16, 1797))
-"""Numbers of features D and of images N."""
+"""Dimensions D of the features and numbers of images N."""
 
 SCALE, OTHER, WOBBLE = 1.2, 1.15, 0.1
 """The generators' standard deviations, the reference's being 1, and the independent noise that
@@ -66,7 +66,7 @@ def write(table: pd.DataFrame, folder: Path) -> list[Path]:
     for name in NAMES:
         display[name] = [f"{100 * share:.1f} %" for share in table[name]]
     page = folder / "coverage.md"
-    _, covered, uncovered = __doc__.split("\n\n", 2)[0], *__doc__.split("\n\n")[2:4]
+    _, _, covered, uncovered = __doc__.strip().split("\n\n")
     page.write_text(
         "# Coverage of the 95 % intervals\n\n"
         f"{covered.strip()}\n\n{uncovered.strip()}\n\n    python -m experiments.coverage\n\n"

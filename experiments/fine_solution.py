@@ -1,4 +1,4 @@
-"""The fine solution, the reference for trajectories."""
+"""The fine solution, the reference for trajectories, and the distance to it."""
 
 from torch import Tensor
 
@@ -16,3 +16,8 @@ def solution(network: Denoiser, schedule: Schedule, x_T: Tensor, start: float) -
     return pndm.sample(
         network, x_T, solver=pndm.solvers.rk4_rho(), schedule=schedule, grid=[*nodes, -1]
     )
+
+
+def rms(x: Tensor) -> float:
+    """The root mean square of a difference of images."""
+    return x.square().mean().sqrt().item()

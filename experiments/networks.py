@@ -57,7 +57,15 @@ def page(table: pd.DataFrame) -> str:
         for name in NETWORKS
         if (FOLDER / f"samples_{name}.png").exists()
     ]
-    return "\n\n".join(["# Networks", markdown(table), "![Loss](networks.png)", *pictures, ""])
+    parts = [
+        "# Networks",
+        "From the cards next to the shipped weights. Loss curves and samples were kept for the "
+        "networks of Fashion-MNIST.",
+        "    python -m experiments.networks",
+        markdown(table),
+        "![Loss](networks.png)",
+    ]
+    return "\n\n".join([*parts, *pictures, ""])
 
 
 def write(table: pd.DataFrame, folder: Path) -> list[Path]:
@@ -70,7 +78,9 @@ def write(table: pd.DataFrame, folder: Path) -> list[Path]:
             if losses.exists():
                 curve = json.loads(losses.read_text(encoding="utf-8"))
                 ax.plot(*zip(*curve, strict=True), label=name, lw=1)
-        ax.set(xscale="log", yscale="log", xlabel="iteration", ylabel="loss (eq. 14)")
+        ax.set(
+            xscale="log", yscale="log", xlabel="iteration", ylabel="loss (Ho et al. 2020, eq. 14)"
+        )
         plain_log(ax.yaxis)
         ax.legend()
         return [path, *save(fig, folder / "networks")]

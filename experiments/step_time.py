@@ -4,7 +4,7 @@
 
 Digits on this machine, the methods in turn, medians of several rounds. Seconds per step are not
 comparable between methods, since the first steps of some take several evaluations: the paper's
-ratio of F-PNDM to DDIM at 50 steps, 1.16, is that of 59 to 50 evaluations.
+ratio of F-PNDM to DDIM at 50 steps, 1.16, is close to that of the evaluations, 59/50 = 1.18.
 """
 
 import time
@@ -75,7 +75,7 @@ def page(table: pd.DataFrame) -> str:
     return (
         f"# Cost of a step\n\nDigits, {first['images']} images at once, {first['steps']} steps, "
         f"{first['machine']}, threads: {first['threads']}; medians of {ROUNDS} rounds in turn. "
-        "Of stochastic methods drawing the noise of each image is a part.\n\n"
+        "The times of stochastic methods include drawing the noise.\n\n"
         f"    python -m experiments.step_time\n\n{markdown(pd.DataFrame(rows))}\n"
     )
 

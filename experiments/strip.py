@@ -17,7 +17,7 @@ from torch import Tensor
 
 import pndm
 from experiments.figures import figure
-from experiments.fine_solution import solution
+from experiments.fine_solution import rms, solution
 from experiments.pages import FOLDER
 from pndm._errors import prepare_console
 from pndm.data import images
@@ -80,7 +80,7 @@ def draw(path: Path) -> None:
         for ax, (solver, count) in zip(axes, pairs, strict=True):
             x_0, difference, nfe = cell(solver, count)
             ax.imshow(picture(x_0, difference), interpolation="nearest")
-            error = difference.square().mean().sqrt().item()
+            error = rms(difference)
             fewer = "" if nfe == count else f" ({nfe} evaluations)"
             frame(ax, solver, count)
             ax.set_xlabel(f"error {error:.3f}{fewer}")

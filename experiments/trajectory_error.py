@@ -15,10 +15,10 @@ import torch
 
 import pndm
 from experiments.figures import STYLES, figure, plain_log, save
-from experiments.fine_solution import solution
+from experiments.fine_solution import rms, solution
 from experiments.main_table.cells import Results
 from experiments.main_table.fid_by_steps import Cell
-from experiments.pages import FOLDER, NAMES, markdown
+from experiments.pages import FOLDER, NAMES, markdown, select
 from pndm._errors import prepare_console
 from pndm.solvers import SOLVERS
 
@@ -43,7 +43,7 @@ def measure() -> pd.DataFrame:
             for solver in METHODS:
                 method = SOLVERS[solver]()
                 x = pndm.sample(network, x_T, solver=method, schedule=schedule, steps=steps)
-                error = (x - fine).square().mean().sqrt().item()
+                error = rms(x - fine)
                 row = {"dataset": dataset, "schedule": name, "solver": solver, "steps": steps}
                 rows.append({**row, "nfe": method.nfe(steps), "error": error, "images": IMAGES})
             print(dataset, name, steps, flush=True)
@@ -65,8 +65,9 @@ def page(table: pd.DataFrame, results: Results) -> str:
         rows.append(row)
     return (
         "# Trajectory error and FID of the trained networks\n\n"
-        f"Distance to the fine solution ({IMAGES} images; digits in float64, clothes in float32) "
-        "/ FID of the main table, by steps.\n\n    python -m experiments.trajectory_error\n\n"
+        f"Distance to the fine solution ({IMAGES} images; digits in float64, Fashion-MNIST in "
+        "float32) / FID of the main table, by steps.\n\n"
+        "    python -m experiments.trajectory_error\n\n"
         f"{markdown(pd.DataFrame(rows))}\n"
     )
 
@@ -79,8 +80,7 @@ def write(table: pd.DataFrame, folder: Path, results: Results | None = None) -> 
         for ax, (dataset, schedule) in zip(axes, product(NETWORKS, SCHEDULES), strict=True):
             for solver in METHODS:
                 colour, marker, line = STYLES[solver, "leading"]
-                key = [dataset, schedule, solver]
-                rows = table[(table[["dataset", "schedule", "solver"]] == key).all(axis=1)]
+                rows = select(table, dataset=dataset, schedule=schedule, solver=solver)
                 look = {"color": colour, "marker": marker, "ls": line, "ms": 5}
                 ax.plot(rows["nfe"], rows["error"], label=NAMES[solver], **look)
             ax.set(xscale="log", yscale="log", title=f"{dataset}, {schedule} schedule")

@@ -71,11 +71,13 @@ def page(frame: pd.DataFrame) -> str:
     """The questions as tables, one for each dataset and schedule."""
     parts = [
         "# Pseudo against classical",
-        "FID of the first method less that of the second, with the same number of steps unless it "
-        "is named, and from the same seeds: the bias-corrected difference and its paired 95 % "
+        "FID of the first method minus that of the second, with the same number of steps unless "
+        "it is named, and from the same seeds: the bias-corrected difference and its paired 95 % "
         "interval (a jackknife over 20 blocks of seeds). Below zero the first is better; **bold** "
-        "where the interval excludes zero. Measured in the "
-        "[main table](fid_by_steps_fashion_mnist.md).",
+        "where the interval excludes zero. Measured in the main "
+        "tables of [digits](fid_by_steps_digits.md), where F-PNDM and FON alone have both, and "
+        "[Fashion-MNIST](fid_by_steps_fashion_mnist.md).",
+        "![Differences by steps](twins.png)",
         "    python -m experiments.twins",
     ]
     for (dataset, schedule), rows in frame.groupby(["dataset", "schedule"], sort=False):
@@ -94,7 +96,7 @@ def text(row) -> str:
 
 
 def draw(frame: pd.DataFrame, folder: Path) -> list[Path]:
-    """The differences by steps, pseudo less classical, on a scale that is linear about zero."""
+    """The differences by steps, pseudo minus classical, on a scale that is linear about zero."""
     panels = list(dict.fromkeys(zip(frame["dataset"], frame["schedule"], strict=True)))
     with figure(1.2 + 3.6 * len(panels), 4.2, len(panels)) as (fig, axes):
         for ax, (dataset, schedule) in zip(axes, panels, strict=True):
@@ -111,9 +113,11 @@ def draw(frame: pd.DataFrame, folder: Path) -> list[Path]:
             ax.axhline(0, color="0.35", lw=1)
             ax.set_xscale("log")
             ax.set_yscale("symlog", linthresh=0.1)
+            ax.set_yticks([-10, -1, -0.1, 0, 0.1, 1], ["−10", "−1", "−0.1", "0", "0.1", "1"])
+            ax.minorticks_off()
             ax.set(title=f"{dataset}, {schedule}", xlabel="steps")
             plain_log(ax.xaxis, TO_250)
-        axes[0].set_ylabel("FID, pseudo less classical, 95 %")
+        axes[0].set_ylabel("FID difference, pseudo − classical (95 % interval)")
         handles, labels = axes[-1].get_legend_handles_labels()
         fig.legend(handles, labels, loc="outside lower center", ncols=3)
         return save(fig, folder / "twins")

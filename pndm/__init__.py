@@ -12,7 +12,7 @@ METHOD = (
     *("schedules", "grids", "prediction", "noise", "solvers"),
     *("learned", "plans", "execute", "probability_flow", "sampling"),
 )
-"""The paper's method: modules that import torch (and torchode) but no other part of pndm."""
+"""The paper's method: modules that import torch (and torchode), and of the rest only `_errors`."""
 
 AROUND = (
     "models",

@@ -24,7 +24,7 @@ def execute(
     noise: Callable[[int], Tensor] | None = None,
     callback: Callable[[int, Tensor], object] | None = None,
 ) -> Tensor:
-    """Run a plan; see `sample`. Stores the base, the point and at most order + 3 evaluations."""
+    """Run a plan; see `sample`. Each evaluation is stored until its last use."""
     if noise is None and plan.stochastic:
         raise InputError(
             f"{plan.solver.name} adds noise: pass noise=pndm.noise.step_noise(seeds, shape)"

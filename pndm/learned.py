@@ -29,13 +29,13 @@ PARTS = ("times", "weights", "clock")
 """What can be learned: the t_i, the w_ij, and offsets of the times that the network is given."""
 
 FIRST_SEED_SET = 10**6
-"""The seed sets from here on are for fitting and validation, those below are left for judging."""
+"""The seed sets from here on are for fitting and validation, those below for evaluation."""
 
 SHIPPED = Path(__file__).parent / "models" / "plans"
 """The folder of the plans that come with the package, NETWORK-EVALUATIONS.json."""
 
 TOLERANCE = 1e-6
-"""The relative difference of ᾱ from which a schedule is another one."""
+"""The largest relative difference of ᾱ at which two schedules count as equal."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Learned:
     `nodes` are t_0 … t_N with their ᾱ, `times` the N times that the network is given, `weights`
     the rows w_i0 … w_ii. `network` and `schedule` describe what the plan is for, and `fitted` how
     it came to be. With `override` a plan is used with another network, after a warning.
-    InputError for a table that is none.
+    InputError for numbers that are not a plan.
     """
 
     name: str
@@ -84,7 +84,7 @@ class Learned:
 
     @property
     def digest(self) -> str:
-        """A hash of everything that determines its images, but for the network."""
+        """A hash of everything that determines its images, except the network."""
         numbers = [[node[:2] for node in self.nodes], self.times, self.weights, self.prediction]
         return hashlib.sha256(json.dumps(numbers).encode()).hexdigest()
 
@@ -99,7 +99,7 @@ class Learned:
     def require_schedule(self, schedule: Schedule, prediction: Prediction) -> None:
         """Raise InputError unless ᾱ at the nodes and the prediction are those of the fit.
 
-        And where a time that the network is given is none of the schedule.
+        Also where a time for the network is outside the schedule.
         """
         if prediction != self.prediction:
             raise InputError(

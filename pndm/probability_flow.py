@@ -1,4 +1,6 @@
-"""The probability flow: the ODE of eq. 10 by an adaptive Runge-Kutta method (Song et al. 2021).
+"""The probability flow: the ODE of eq. 10 by an adaptive Runge-Kutta method.
+
+Source: Song et al. 2021 (score SDE), §4.3 and §D.4.
 
 torchode integrates every image with its own step sizes (Dormand & Prince 5(4), integral
 control), so an image does not depend on the others in its batch.

@@ -176,9 +176,10 @@ class Table(Schedule):
 
 @dataclass(frozen=True)
 class VP(Schedule):
-    """The continuous linear variance-preserving process, smooth in t (Song et al. 2021, eq. 33).
+    """The continuous linear variance-preserving process, smooth in t.
 
     log ᾱ(t) = −T·(β₀·s + ½·(β₁−β₀)·s²) with s = (t+1)/T.
+    Source: Song et al. 2021 (score SDE), eq. 33.
     """
 
     beta_start: float

@@ -2,10 +2,10 @@
 
     python -m pndm.train dataset=digits schedule=cosine
 
-The loss is Ho et al.'s L_simple = E‖e − e_θ(√ᾱ_t·x_0 + √(1−ᾱ_t)·e, t)‖² (eq. 14), its times
+The loss is L_simple = E‖e − e_θ(√ᾱ_t·x_0 + √(1−ᾱ_t)·e, t)‖² (Ho et al. 2020, eq. 14), its times
 stratified over the batch. Everything random in iteration i is drawn from (seed, i) alone, so a
-run that was stopped continues from its checkpoint as if it had never been. With `processes=N`
-each process has a part of the same batch and of the same random numbers.
+run that was stopped continues from its checkpoint as if it had never been stopped. With
+`processes=N` each process has a part of the same batch and of the same random numbers.
 """
 
 import copy
@@ -64,7 +64,10 @@ def times_and_noise(count: int, image: Sequence[int], timesteps: int) -> tuple[T
 def loss(
     model: Callable[[Tensor, Tensor], Tensor], x_0: Tensor, t: Tensor, e: Tensor, alpha_bar: Tensor
 ) -> Tensor:
-    """Mean squared error of the predicted noise, eq. 14; x_0 [B, C, H, W], alpha_bar [T]."""
+    """Mean squared error of the predicted noise (Ho et al. 2020, eq. 14).
+
+    x_0 and e [B, C, H, W], t [B] integers from 0 to T−1, alpha_bar [T].
+    """
     a = alpha_bar[t].view(-1, 1, 1, 1)
     return (model(a.sqrt() * x_0 + (1 - a).sqrt() * e, t.float()) - e).square().mean()
 

@@ -14,7 +14,7 @@ from experiments.beyond_paper.ingredients import EVALUATIONS, SCHEDULES, Method
 from experiments.beyond_paper.transfer_x_gradient import CELL
 from experiments.figures import figure, plain_log, save
 from experiments.main_table import readme
-from experiments.pages import FOLDER, markdown
+from experiments.pages import FOLDER, interval, markdown
 from pndm._errors import prepare_console
 from pndm.grids import GRIDS
 
@@ -59,7 +59,7 @@ def written(cell: pd.Series) -> str:
     return f"{fid} {distance}".strip()
 
 
-def earned(schedule: str, folder: Path, nfe: int = 10, most: int = 10) -> pd.DataFrame:
+def lowest_fid(schedule: str, folder: Path, nfe: int = 10, most: int = 10) -> pd.DataFrame:
     """The cells with the lowest FID at each number of evaluations."""
     fid = transfer_x_gradient.load("fid", folder)
     if fid.empty:
@@ -76,7 +76,38 @@ def earned(schedule: str, folder: Path, nfe: int = 10, most: int = 10) -> pd.Dat
     return pd.DataFrame(rows, columns=["method", "grid", "FID"])
 
 
-def made_by(folder: Path) -> str:
+BASELINES = {
+    "transfer": "classical",
+    "weights": "fixed",
+    "order": 2,
+    "predict": "noise",
+    "starter": "ramp",
+    "grid": "leading",
+}
+"""What the other values of each choice are compared with."""
+
+
+def effects(choice: str, folder: Path, nfe: int = 10) -> pd.DataFrame:
+    """What a choice does: differences of FID between cells that are equal in every other field.
+
+    For each schedule and other value of the choice: the number of such pairs, the median of their
+    differences, and the share in which the other value has the lower FID.
+    """
+    fid = transfer_x_gradient.load("fid", folder)
+    cells = fid.loc[fid["nfe"] == nfe, [*CELL, "fid"]]
+    is_baseline = cells[choice] == BASELINES[choice]
+    baseline = cells[is_baseline].drop(columns=choice)
+    pairs = cells[~is_baseline].merge(baseline, on=[name for name in CELL if name != choice])
+    difference = pairs["fid_x"] - pairs["fid_y"]
+    pairs = pairs.assign(difference=difference, lower=difference < 0)
+    groups = pairs.groupby(["schedule", choice])
+    table = groups.agg(
+        pairs=("fid_x", "size"), median=("difference", "median"), lower=("lower", "mean")
+    )
+    return table.round(2)
+
+
+def code_versions(folder: Path) -> str:
     """The number of cells computed by each version of the code."""
     parts = []
     for name, measure in (("fid", "FID"), ("rmse", "distances")):
@@ -94,13 +125,16 @@ def document(folder: Path) -> str:
         "images to the fine solution from the same noise and time (pixels in [−1, 1]), by "
         "evaluations of the network. “–”: fewer evaluations than the method needs. What was not "
         "measured has no number. UniPC lowers its order in the last steps to the image, the "
-        f"others keep theirs. {made_by(folder)}",
+        f"others keep theirs. {code_versions(folder)}",
         "    python -m experiments.beyond_paper.transfer_x_gradient\n"
         "    python -m experiments.beyond_paper.page",
         "![Distance and FID](transfer_x_gradient.png)",
     ]
     for schedule in SCHEDULES:
-        parts += [f"## The best at 10 evaluations: {schedule}", markdown(earned(schedule, folder))]
+        parts += [
+            f"## The best at 10 evaluations: {schedule}",
+            markdown(lowest_fid(schedule, folder)),
+        ]
     for schedule in SCHEDULES:
         for grid in GRIDS:
             parts += [f"## {schedule}, {grid}", markdown(table(schedule, grid, folder))]
@@ -158,7 +192,7 @@ def block(folder: Path) -> str:
                 "against": row["against"],
                 "difference (95 %)": ""
                 if row["verdict"] == "not run"
-                else f"{row['difference']:.2f} ({row['low']:.2f} to {row['high']:.2f})",
+                else interval(*row[["difference", "low", "high"]]),
                 "FID is": row["verdict"],
             }
             for _, row in comparison.iterrows()

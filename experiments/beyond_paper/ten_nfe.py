@@ -19,7 +19,7 @@ from experiments.beyond_paper import transfer_x_gradient
 from experiments.beyond_paper.ingredients import SCHEDULES, Cell, Method
 from experiments.beyond_paper.transfer_x_gradient import CELL
 from experiments.main_table.cells import Results
-from experiments.main_table.claims import verdict
+from experiments.main_table.claims import outcome
 from experiments.main_table.fid_by_steps import Cell as TableCell
 from experiments.main_table.jackknife import WITHOUT, paired
 from experiments.pages import FOLDER
@@ -79,13 +79,7 @@ def compare(folder: Path) -> pd.DataFrame:
             if other is None or other["samples"] != row["samples"]:
                 rows.append({**comparison, "verdict": "not run"})
                 continue
-            found = paired(row, other)
-            numbers = {"difference": found.bias_corrected, "low": found.low, "high": found.high}
-            comparison |= {name: round(value, 4) for name, value in numbers.items()}
-            comparison |= {
-                "other": round(other["fid"], 4),
-                "verdict": verdict(found.low, found.high),
-            }
+            comparison |= {"other": round(other["fid"], 4), **outcome(paired(row, other))}
             rows.append(comparison)
     return pd.DataFrame(rows, columns=COLUMNS)
 

@@ -9,7 +9,6 @@ and time (root mean square over pixels in [−1, 1]), and FID. Existing results 
 `experiments/results` holds the distances, `outputs` the runs.
 """
 
-import json
 import sys
 import time
 import warnings
@@ -28,7 +27,7 @@ from experiments.beyond_paper.ingredients import (
     distances,
     trajectories,
 )
-from experiments.fine_solution import solution
+from experiments.fine_solution import rms, solution
 from experiments.main_table import collect
 from experiments.main_table.fid_by_steps import ALL_DIGITS
 from experiments.pages import FOLDER
@@ -37,7 +36,6 @@ from pndm._provenance import commit
 from pndm.config.compose import compose_runs
 from pndm.config.schema import ConfigError
 from pndm.runs.identity import IMAGE_CODE, code_hash
-from pndm.runs.run import run_experiment
 
 IMAGES = 32
 NAME = "transfer_x_gradient"
@@ -85,7 +83,7 @@ def measure_rmse(folder: Path) -> None:
                 steps=cell.steps,
                 grid=grid,
             )
-            rmse = (x - fine[start]).square().mean().sqrt().item()
+            rmse = rms(x - fine[start])
             rows.append({**columns(cell), "steps": cell.steps, "rmse": round(rmse, 6)})
         seconds = round(time.monotonic() - began, 1)
         new = pd.DataFrame(rows).assign(images=IMAGES, code=code, commit=commit())
@@ -124,10 +122,7 @@ def measure_fid(cells: Sequence[Cell], more: Sequence[str], folder: Path) -> Non
 
 def run(cell: Cell, seed: int, more: Sequence[str]) -> tuple[dict, dict | str]:
     """A cell's FID with its metadata, and its leave-one-block-out distances."""
-    (cfg,) = compose_runs([*arguments(cell, seed), *more])
-    path = run_experiment(cfg, NAME)
-    record = json.loads(path.read_text(encoding="utf-8"))
-    row = {**collect.row(record), "folder": str(path.parent)}
+    _, row = collect.run([*arguments(cell, seed), *more], NAME)
     return row, collect.leave_one_out(pd.Series(row))
 
 

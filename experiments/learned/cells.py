@@ -11,14 +11,14 @@ NETWORKS = {"digits": "digits", "fashion_mnist": "fashion"}
 
 SCHEDULES = ("linear", "cosine")
 EVALUATIONS = (3, 4, 5, 6, 8, 10)
-JUDGING = (1, 2, 0)
-"""Seed sets that no fit has seen (see `pndm.learned`); 0 chooses the grids of fixed methods."""
-
-FRESH = JUDGING[:2]
-"""Those that the choice of grids has not seen either."""
+FRESH = (1, 2)
+"""Seed sets that neither a fit (see `pndm.learned`) nor the choice of grids has seen."""
 
 TABLE_SEED = 0
-"""The seed set of the methods of many steps, which are not measured again."""
+"""The main table's seed set, which chooses the grids of fixed methods; no fit has seen it."""
+
+EVALUATION_SEEDS = (*FRESH, TABLE_SEED)
+"""The seed sets that plans are evaluated on."""
 
 GRIDS = ("leading", "quadratic", "uniform_lambda")
 """The grids that a fixed method is tried on."""

@@ -1,4 +1,4 @@
-"""Measure learned plans and fixed methods, on seeds that neither fitting nor choosing has seen.
+"""Measure learned plans on seed sets that no fit has seen, and fixed methods on the same.
 
     python -m experiments.learned.compare               # what is missing, then
     python -m experiments.learned.page
@@ -11,7 +11,6 @@ the FID on seed set 0 on some grids, of which the best is taken. A cell is measu
 network, its plan or its grid is another one than before.
 """
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -23,13 +22,14 @@ import torch
 
 import pndm
 from experiments.arguments import command, split
+from experiments.fine_solution import rms
 from experiments.learned.cells import (
+    EVALUATION_SEEDS,
     EVALUATIONS,
     FITS,
     FIXED,
     FRESH,
     GRIDS,
-    JUDGING,
     NETWORKS,
     SCHEDULES,
     TABLE_SEED,
@@ -39,17 +39,15 @@ from experiments.learned.cells import (
 from experiments.main_table import collect
 from experiments.main_table.fid_by_steps import SAMPLES
 from experiments.main_table.jackknife import WITHOUT
-from experiments.pages import FOLDER
+from experiments.pages import FOLDER, select
 from pndm import learned
 from pndm._files import file_lock, write_atomic
 from pndm.config.build import build_method, build_schedule
-from pndm.config.compose import compose_runs
 from pndm.config.schema import ConfigError, Run
 from pndm.fit import teacher
 from pndm.models import registry
 from pndm.models.locations import weights_sha256
 from pndm.runs.job import Job
-from pndm.runs.run import run_experiment
 
 PATH, PATH_OF_GRIDS = FOLDER / "learned.csv", FOLDER / "learned_grids.csv"
 IMAGES = 64
@@ -94,7 +92,7 @@ def cells() -> Iterator[Cell]:
 
     A fixed method comes once its grids are measured.
     """
-    for seed in JUDGING:
+    for seed in EVALUATION_SEEDS:
         for fit in fits():
             if fit.plan is not None:
                 yield of_plan(fit, fit.plan, seed)
@@ -134,7 +132,8 @@ def fixed(dataset: str, schedule: str, method: str, nfe: int, seed: int, grid: s
 def best_grid(dataset: str, schedule: str, method: str, nfe: int) -> str | None:
     """The grid with the lowest FID on seed set 0; None unless all were measured."""
     table = load(PATH_OF_GRIDS)
-    found = table[(table[KEY] == [dataset, schedule, method, nfe, TABLE_SEED]).all(axis=1)]
+    key = dict(zip(KEY, (dataset, schedule, method, nfe, TABLE_SEED), strict=True))
+    found = select(table, **key)
     if set(GRIDS) - set(found["grid"]):
         return None
     return str(found.loc[found["fid"].idxmin(), "grid"])
@@ -149,8 +148,7 @@ def load(path: Path = PATH) -> pd.DataFrame:
 
 def is_missing(cell: Cell, path: Path) -> bool:
     """Whether a cell was not measured, or with another network, plan or grid."""
-    table, own = load(path), cell.known_by
-    return not (table[list(own)] == list(own.values())).all(axis=1).any()
+    return select(load(path), **cell.known_by).empty
 
 
 def add(row: dict, path: Path) -> None:
@@ -158,8 +156,8 @@ def add(row: dict, path: Path) -> None:
     columns, key = (COLUMNS, KEY) if path == PATH else (COLUMNS_OF_GRIDS, [*KEY, "grid"])
     with file_lock(FITS / path.name, wait=True):  # several of these commands may run at once
         table = load(path)
-        older = (table[key] == [row[name] for name in key]).all(axis=1)
-        new, kept = pd.DataFrame([row])[columns], table[~older]
+        older = select(table, **{name: row[name] for name in key})
+        new, kept = pd.DataFrame([row])[columns], table.drop(older.index)
         table = (pd.concat([kept, new]) if len(kept) else new).sort_values(key, ignore_index=True)
         write_atomic(path, lambda partial: table.to_csv(partial, index=False))
 
@@ -176,7 +174,7 @@ def measure(cell: Cell, more: Sequence[str]) -> dict:
     without = collect.leave_one_out(pd.Series(row))
     if isinstance(without, str):
         raise ValueError(without)
-    rmse = round(distance(cfg), 6) if cell.seed == JUDGING[0] else None
+    rmse = round(distance(cfg), 6) if cell.seed == FRESH[0] else None
     return {**row, **without, "plan": "", **cell.known_by, "rmse": rmse}
 
 
@@ -184,10 +182,7 @@ def run(cell: Cell, more: Sequence[str]) -> tuple[Run, dict]:
     """Run a cell; its configuration and its row."""
     words = [f"dataset={cell.dataset}", f"schedule={cell.schedule}", *cell.words.split()]
     words += [f"seed={cell.seed}", f"samples={SAMPLES[cell.dataset]}", "progress=false", *more]
-    (cfg,) = compose_runs(words)
-    path = run_experiment(cfg, "learned")
-    record = json.loads(path.read_text(encoding="utf-8"))
-    return cfg, {**collect.row(record), "folder": str(path.parent)}
+    return collect.run(words, "learned")
 
 
 @torch.no_grad()
@@ -201,14 +196,14 @@ def distance(cfg: Run) -> float:
         job.network, schedule, "noise", seeds, 200, -1.0, sha256, progress=False
     )
     x = pndm.sample(job.network, x_T, schedule=schedule, **build_method(cfg))
-    return (x - fine).square().mean().sqrt().item()
+    return rms(x - fine)
 
 
 CHOICES = {
     "only": ("grids", "learned", "fixed"),
     "dataset": tuple(NETWORKS),
     "schedule": SCHEDULES,
-    "seed": tuple(map(str, JUDGING)),
+    "seed": tuple(map(str, EVALUATION_SEEDS)),
     "nfe": tuple(map(str, EVALUATIONS)),
 }
 """The words that choose cells."""

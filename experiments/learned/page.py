@@ -3,26 +3,25 @@
 python -m experiments.learned.page      # learned*.md and .png, the README
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from experiments.figures import figure, plain_log, save
+from experiments.learned import numbers
 from experiments.learned.cells import (
+    EVALUATION_SEEDS,
     EVALUATIONS,
     FINE,
     FIXED,
     FRESH,
     GRIDS,
-    JUDGING,
     NETWORKS,
     SCHEDULES,
     TABLE_SEED,
-    Fit,
 )
 from experiments.learned.compare import IMAGES, load
 from experiments.main_table import readme
@@ -30,14 +29,9 @@ from experiments.main_table.cells import Results
 from experiments.main_table.claims import verdict
 from experiments.main_table.fid_by_steps import Cell
 from experiments.main_table.jackknife import WITHOUT, mean, paired
-from experiments.pages import FOLDER, markdown
-from pndm import learned
+from experiments.pages import FOLDER, interval, markdown, select
 from pndm._errors import prepare_console
 from pndm.evaluation.statistics import Estimate
-from pndm.learned import Learned
-from pndm.plans import plan, to_learned
-from pndm.schedules import SCHEDULES as MAKE_SCHEDULE
-from pndm.solvers import ipndm
 
 NAME = "learned"
 LEARNED = "learned: both"
@@ -66,18 +60,18 @@ def measured() -> pd.DataFrame:
 
 def cell(table: pd.DataFrame, **key: str | int) -> pd.Series | None:
     """The measurement with these values of KEY; None if there is none."""
-    found = table[(table[list(key)] == list(key.values())).all(axis=1)]
-    return found.iloc[0] if len(found) else None
+    rows = select(table, **key)
+    return rows.iloc[0] if len(rows) else None
 
 
-def best_fixed(table: pd.DataFrame, **key: str | int) -> pd.Series | None:
-    """The fixed method with the lowest FID at these values of KEY.
+def best_fixed(table: pd.DataFrame, **key: str | int) -> str | None:
+    """The fixed method with the lowest mean FID on the fresh seed sets, of those with this key.
 
-    To choose on the judging seeds themselves favours the fixed methods.
+    To choose on the seeds that it is then compared on favours the fixed method.
     """
-    same = (table[list(key)] == list(key.values())).all(axis=1)
-    found = table[same & table["method"].isin(FIXED)]
-    return found.loc[found["fid"].idxmin()] if len(found) else None
+    rows = select(table, **key)
+    rows = rows[rows["method"].isin(FIXED) & rows["seed"].isin(FRESH)]
+    return str(rows.groupby("method")["fid"].mean().idxmin()) if len(rows) else None
 
 
 def fids(table: pd.DataFrame, **key: str | int) -> pd.DataFrame:
@@ -103,24 +97,33 @@ def written(found: pd.Series) -> str:
 def against_fixed(table: pd.DataFrame, dataset: str) -> Iterator[dict[str, str]]:
     """Each shipped plan against the best fixed method of as many evaluations, paired.
 
-    On each seed set that neither a fit nor the choice of a grid has seen, then on all of them.
+    On each fresh seed set, then their mean.
     """
     for schedule, nfe in product(SCHEDULES, EVALUATIONS):
         key = {"dataset": dataset, "schedule": schedule, "nfe": nfe}
-        pairs = []
-        for seed in FRESH:
-            own = cell(table, method=LEARNED, seed=seed, **key)
-            other = best_fixed(table, seed=seed, **key)
-            if own is not None and other is not None:
-                pairs.append((own, other))
-        estimates = [paired(own, other) for own, other in pairs]
-        for (own, other), estimate in zip(pairs, estimates, strict=True):
-            yield compare(own, other, estimate)
+        pairs = fresh_pairs(table, **key)
+        for own, other in pairs:
+            yield compare(own, other, paired(own, other))
         if len(pairs) == len(FRESH):
-            fids = np.mean([[own["fid"], other["fid"]] for own, other in pairs], axis=0)
-            own = {**key, "seed": " and ".join(map(str, FRESH)), "fid": fids[0]}
-            other = {"method": "the same", "grid": "mean", "fid": fids[1]}
-            yield compare(own, other, mean(estimates))
+            own, other = (mean_fid(group) for group in zip(*pairs, strict=True))
+            yield compare(own, other, mean([paired(*pair) for pair in pairs]))
+
+
+def fresh_pairs(table: pd.DataFrame, **key: str | int) -> list[tuple[pd.Series, pd.Series]]:
+    """The shipped plan and the best fixed method on the fresh seed sets, where both were run."""
+    best, pairs = best_fixed(table, **key), []
+    for seed in FRESH if best else ():
+        own = cell(table, method=LEARNED, seed=seed, **key)
+        other = cell(table, method=best, seed=seed, **key)
+        if own is not None and other is not None:
+            pairs.append((own, other))
+    return pairs
+
+
+def mean_fid(rows: Sequence[pd.Series]) -> pd.Series:
+    """One row for several seed sets: their mean FID."""
+    seeds = " and ".join(str(row["seed"]) for row in rows)
+    return pd.Series({**rows[0], "seed": seeds, "fid": np.mean([row["fid"] for row in rows])})
 
 
 def against_fine(table: pd.DataFrame, dataset: str) -> Iterator[dict[str, str]]:
@@ -134,10 +137,9 @@ def against_fine(table: pd.DataFrame, dataset: str) -> Iterator[dict[str, str]]:
                 yield compare(own, other, paired(own, other))
 
 
-def compare(
-    own: Mapping[str, Any] | pd.Series, other: Mapping[str, Any] | pd.Series, found: Estimate
-) -> dict[str, str]:
+def compare(own: pd.Series, other: pd.Series, difference: Estimate) -> dict[str, str]:
     """One row: a difference of FID with its 95 % interval."""
+    values = difference.bias_corrected, difference.low, difference.high
     return {
         "schedule": own["schedule"],
         "evaluations": str(own["nfe"]),
@@ -145,50 +147,9 @@ def compare(
         "learned": f"{own['fid']:.2f}",
         "against": f"{other['method']}, {other['grid']}",
         "its FID": f"{other['fid']:.2f}",
-        "difference (95 %)": f"{found.bias_corrected:.2f} ({found.low:.2f} to {found.high:.2f})",
-        "learned is": verdict(found.low, found.high),
+        "difference (95 %)": interval(*values),
+        "learned is": verdict(*values[1:]),
     }
-
-
-def shipped(dataset: str) -> list[Learned]:
-    """The shipped plans of a dataset's networks, in order."""
-    names = [Fit(dataset, *of).name for of in product(SCHEDULES, EVALUATIONS)]
-    return [learned.read(name) for name in names if name in learned.names()]
-
-
-def numbers(table: Learned) -> pd.DataFrame:
-    """The rows of a plan: times, the network's times, weights from the newest on, their sum."""
-    rows = []
-    for i, (node, time, weights) in enumerate(
-        zip(table.nodes[:-1], table.times, table.weights, strict=True)
-    ):
-        newest = " ".join(f"{w:+.2f}" for w in reversed(weights))
-        row = {"row": str(i), "t": f"{node.time:.1f}", "network's time": f"{time:.1f}"}
-        rows.append({**row, "weights, newest first": newest, "sum": f"{sum(weights):.2f}"})
-    return pd.DataFrame(rows)
-
-
-def lesson(tables: list[Learned]) -> str:
-    """What the numbers tell, computed from them."""
-    inner = [sum(row) for table in tables for row in table.weights[:-1]]
-    last = [sum(table.weights[-1]) for table in tables]
-    ends = [table.nodes[-2].time for table in tables]
-    told = [table.times[-1] - table.nodes[-2].time for table in tables]
-    clock = [
-        time - node.time
-        for table in tables
-        for time, node in zip(table.times[:-1], table.nodes, strict=False)
-    ]
-    return (
-        f"Over the {len(tables)} shipped plans: the weights of a row sum to "
-        f"{min(inner):.2f} to {max(inner):.2f} (median {np.median(inner):.2f}) before the last "
-        f"step, and to {min(last):.2f} to {max(last):.2f} in it. The last evaluation is at "
-        f"t = {min(ends):.1f} to {max(ends):.1f}, where grids that reach 0 stop at 0, and the "
-        f"network is given a time later by {min(told):.1f} to {max(told):.1f} there: it is asked "
-        "to remove more noise than the schedule says is left. "
-        f"Elsewhere the clock differs by {np.median(np.abs(clock)):.0f} "
-        f"(median; from {min(clock):.0f} to {max(clock):.0f}) of 1000."
-    )
 
 
 def listing(rows: Iterator[dict[str, str]]) -> str:
@@ -199,83 +160,82 @@ def listing(rows: Iterator[dict[str, str]]) -> str:
 
 def document(table: pd.DataFrame, dataset: str) -> str:
     """The page of a dataset, in Markdown."""
-    tables, table = shipped(dataset), table[table["dataset"] == dataset]
+    tables, table = numbers.shipped(dataset), table[table["dataset"] == dataset]
     parts = [
         f"# Learned plans: {dataset}",
         f"FID of {' or '.join(map(str, sorted(table['samples'].unique())))} images, and in "
         f"brackets the root mean square distance of {IMAGES} images to the fine solution from the "
         "same noise at time 999, by evaluations of the network. No fit has seen these seed sets. "
-        "A fixed method is on the grid with its lowest FID on seed set 0 at as many evaluations, "
-        f"of {', '.join(GRIDS)}. `both`: times, weights and clock are learned; `times`: times and "
-        "clock; `weights`: weights alone. What was not measured has no number.",
+        f"Each fixed method uses the grid (of {', '.join(GRIDS)}) with its lowest FID on seed set "
+        f"{TABLE_SEED} at that number of evaluations. `both`: times, weights and clock are "
+        "learned; `times`: times and clock; `weights`: weights alone.",
         "    python -m experiments.learned.fits\n"
         "    python -m experiments.learned.compare\n"
         "    python -m experiments.learned.page",
         f"![FID and distance by evaluations]({NAME}_{dataset}.png)",
     ]
-    for schedule, seed in product(SCHEDULES, sorted(JUDGING)):
+    for schedule, seed in product(SCHEDULES, sorted(EVALUATION_SEEDS)):
         rows = fids(table, dataset=dataset, schedule=schedule, seed=seed)
         if len(rows):
             parts += [f"## {schedule}, seed set {seed}", markdown(rows)]
     parts += [
         "## Against the best fixed method",
-        "Differences of FID from the same seeds, bias-corrected, with 95 % intervals; then their "
-        "mean over the seed sets, which are independent. The best fixed method is chosen on the "
-        "judging seeds themselves, in its favour.",
+        "Differences of FID from the same seeds, bias-corrected, with 95 % intervals, and their "
+        "mean over the seed sets. The best fixed method is the one with the lowest mean FID on "
+        "these seed sets: the choice is in its favour.",
         listing(against_fixed(table, dataset)),
         "## Against many steps",
-        "The same differences on the seeds of the main table.",
+        "The same on the seeds of the main table. A learned plan is fitted to the fine solution, "
+        "so its FID tends to that of many steps; an unfitted method can be below it.",
         listing(against_fine(table, dataset)),
         "## What was learned",
         f"![Learned times and weights]({NAME}_plans_{dataset}.png)",
-        lesson(tables),
+        numbers.lesson(tables),
+        *numbers.sections(tables),
     ]
-    for plan_ in tables:
-        made = plan_.fitted
-        how = f"{made['optimizer']['iterations']} iterations of {made['optimizer']['batch_size']}"
-        first, best = made["first"], made["best"]
-        parts += [
-            f"### {plan_.name}",
-            f"{how}, {made['images']['fitting']:,} images, {made['seconds']:.0f} s "
-            f"({machine(made)}); distance on validation noise {first['rmse']:.3f} at the start, "
-            f"{best['rmse']:.3f} at iteration {best['iteration']}.",
-            markdown(numbers(plan_)),
-        ]
     return "\n\n".join(parts) + "\n"
-
-
-def machine(made: Mapping[str, Any]) -> str:
-    """Where a plan was fitted; the first ones did not note it."""
-    if "machine" not in made:
-        return "one thread of two cores that also ran other work"
-    return f"{made['machine']}, threads: {made['threads']}"
 
 
 def block(table: pd.DataFrame) -> str:
     """The README's part: learned plans beside the best fixed method, and methods of many steps."""
     few, many = [], []
     for dataset, schedule in product(NETWORKS, SCHEDULES):
-        named = {"images": dataset, "schedule": schedule}
-        key = {"dataset": dataset, "schedule": schedule, "seed": JUDGING[0]}
-        judged = {n: cell(table, method=LEARNED, nfe=n, **key) for n in EVALUATIONS}
-        fixed = {n: best_fixed(table, nfe=n, **key) for n in EVALUATIONS}
-        for name, found in (("learned", judged), ("best fixed method", fixed)):
-            few.append({**named, "": name, **{str(n): fid(found[n]) for n in found}})
+        images = {"images": dataset, "schedule": schedule}
+        key = {"dataset": dataset, "schedule": schedule}
+        few += ahead(table, images, **key)
         key["seed"] = TABLE_SEED
         own = {n: cell(table, method=LEARNED, nfe=n, **key) for n in EVALUATIONS[2:]}
         fine = {name: cell(table, method=name, **key) for name in FINE}
-        shown = {f"learned@{n}": fid(found) for n, found in own.items()}
-        many.append({**named, **shown, **{n: fid(x) for n, x in fine.items()}})
+        shown = {f"learned@{n}": fid(row) for n, row in own.items()}
+        many.append({**images, **shown, **{name: fid(row) for name, row in fine.items()}})
     return "\n\n".join(
         [
-            "FID by evaluations of the network, of as many images as in the tables above, on "
-            f"seeds that no fit has seen. The best of {len(FIXED)} fixed methods is chosen on "
-            "these seeds:",
+            "FID by evaluations of the network, of as many images as in the tables above: mean of "
+            f"seed sets {' and '.join(map(str, FRESH))}, which no fit has seen. The best of "
+            f"{len(FIXED)} fixed methods is chosen on these seeds. The difference is paired and "
+            "bias-corrected, with its 95 % interval:",
             markdown(pd.DataFrame(few)),
             "On the seeds of the main table, beside methods of many steps:",
             markdown(pd.DataFrame(many)),
         ]
     )
+
+
+def ahead(table: pd.DataFrame, images: dict[str, str], **key: str | int) -> list[dict[str, str]]:
+    """Rows of the README: the learned plans, the best fixed methods, and the differences."""
+    names = ("learned", "best fixed method", "difference")
+    rows = [{**images, "": name} for name in names]
+    for nfe in EVALUATIONS:
+        pairs = fresh_pairs(table, nfe=nfe, **key)
+        cells = ["not run"] * len(rows)
+        if len(pairs) == len(FRESH):
+            own, other = (mean_fid(group) for group in zip(*pairs, strict=True))
+            difference = mean([paired(*pair) for pair in pairs])
+            half = (difference.high - difference.low) / 2
+            cells = [fid(own), fid(other), f"{difference.bias_corrected:+.2f} ± {half:.2f}"]
+        for row, text in zip(rows, cells, strict=True):
+            row[str(nfe)] = text
+    return rows
 
 
 def fid(found: pd.Series | None) -> str:
@@ -284,15 +244,14 @@ def fid(found: pd.Series | None) -> str:
 
 
 def draw(table: pd.DataFrame, dataset: str, folder: Path) -> list[Path]:
-    """FID and distance against evaluations, for both schedules; the first judging seed set."""
+    """FID and distance against evaluations, for both schedules; the first fresh seed set."""
     with figure(11, 8, 4, sharey=False, rows=2) as (fig, axes):
         panels = [(schedule, kind) for kind in ("fid", "rmse") for schedule in SCHEDULES]
         titles = {"fid": "FID", "rmse": "distance to the fine solution"}
         for ax, (schedule, kind) in zip(axes, panels, strict=True):
             for method, colour in COLOURS.items():
-                key = [dataset, schedule, method, JUDGING[0]]
-                same = (table[["dataset", "schedule", "method", "seed"]] == key).all(axis=1)
-                line = table[same].sort_values("nfe")
+                key = {"dataset": dataset, "schedule": schedule, "method": method}
+                line = select(table, seed=FRESH[0], **key).sort_values("nfe")
                 if len(line):
                     width = 2.5 if method == LEARNED else 1.2
                     ax.plot(line["nfe"], line[kind], marker="o", ms=4, color=colour, lw=width)
@@ -305,46 +264,16 @@ def draw(table: pd.DataFrame, dataset: str, folder: Path) -> list[Path]:
         return save(fig, folder / f"{NAME}_{dataset}")
 
 
-def draw_plans(tables: list[Learned], path: Path) -> list[Path]:
-    """Learned times and newest weights against those of the plan that a fit starts from."""
-    chosen = [table for table in tables if len(table.times) == 5] or tables[:2]
-    count = max(len(chosen), 1)
-    with figure(11, 3.6 * count, 2 * count, sharey=False, rows=count) as (fig, axes):
-        pairs = zip(axes[::2], axes[1::2], strict=True)
-        for (left, right), table in zip(pairs, chosen, strict=False):
-            schedule = MAKE_SCHEDULE[table.schedule["name"]]()
-            start = to_learned(plan(ipndm(3), schedule, len(table.times), "leading"), "start")
-            x = range(len(table.times))
-            times = [node.time for node in table.nodes[:-1]]
-            left.plot(x, [node.time for node in start.nodes[:-1]], "o--", color="#7F7F7F")
-            left.plot(x, times, "o-", color="#000000")
-            left.plot(x, table.times, "x", color="#D55E00")
-            labels = ("AB3, leading grid", "learned times", "the network's times")
-            left.legend(left.lines, labels)
-            left.set(title=f"{table.name}: times", xlabel="evaluation", xticks=list(x))
-            for j in range(len(table.times)):
-                for source, style, colour in ((start, "o--", "#7F7F7F"), (table, "o-", None)):
-                    rows = [(i, source.weights[i][i - j]) for i in x if i >= j]
-                    colours = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7")
-                    right.plot(*zip(*rows, strict=True), style, color=colour or colours[j % 5])
-                right.lines[-1].set_label(f"{j} back" if j else "newest")
-            sums = [sum(row) for row in table.weights]
-            right.plot(x, sums, ":", color="0.2", label="sum")
-            right.set(title="weights (dashed: AB3)", xlabel="evaluation", xticks=list(x))
-            right.legend(fontsize=8, ncols=2, loc="upper left")
-        return save(fig, path)
-
-
 def write(table: pd.DataFrame, folder: Path) -> list[Path]:
     """Write the pages and their figures, of the datasets that have shipped plans."""
     written = []
     for dataset in NETWORKS:
-        tables = shipped(dataset)
+        tables = numbers.shipped(dataset)
         if tables:
             path = folder / f"{NAME}_{dataset}.md"
             path.write_text(document(table, dataset), encoding="utf-8")
             written += [path, *draw(table, dataset, folder)]
-            written += draw_plans(tables, folder / f"{NAME}_plans_{dataset}")
+            written += numbers.draw(tables, folder / f"{NAME}_plans_{dataset}")
     return written
 
 

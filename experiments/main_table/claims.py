@@ -5,8 +5,10 @@ from pathlib import Path
 import pandas as pd
 
 from experiments.main_table.cells import DATASETS, Results
-from experiments.main_table.fid_by_steps import CLAIMS, SCHEDULES, Cell, Claim
+from experiments.main_table.fid_by_steps import CLAIMS, Cell, Claim
 from experiments.main_table.jackknife import paired
+from experiments.main_table.tables import schedules
+from pndm.evaluation.statistics import Estimate
 
 COLUMNS = ["claim", "dataset", "schedule", "seed", "difference", "low", "high", "verdict"]
 
@@ -16,7 +18,7 @@ def table(results: Results) -> pd.DataFrame:
     rows = []
     for claim in CLAIMS:
         for dataset in DATASETS:
-            for schedule in SCHEDULES if dataset != "celeba" else SCHEDULES[:1]:
+            for schedule in schedules(dataset):
                 rows += [
                     result
                     for seed in (0, 1, 2)
@@ -37,16 +39,20 @@ def row(results: Results, claim: Claim, dataset: str, schedule: str, seed: int) 
 
 
 def difference(results: Results, dataset: str, one: Cell, other: Cell) -> dict:
-    """FID of one cell less that of another, both from the same seeds: 95 % interval, verdict."""
+    """FID of one cell minus that of another, both from the same seeds: 95 % interval, verdict."""
     first, second = (results.without(dataset, cell) for cell in (one, other))
     if first is None or second is None:
         nothing = dict.fromkeys(("difference", "low", "high"))
         return {**nothing, "verdict": "not run"}
-    found = paired(first, second)
-    numbers = {"difference": found.bias_corrected, "low": found.low, "high": found.high}
+    return outcome(paired(first, second))
+
+
+def outcome(estimate: Estimate) -> dict:
+    """The columns of a difference: bias-corrected, 95 % interval, verdict."""
+    numbers = {"difference": estimate.bias_corrected, "low": estimate.low, "high": estimate.high}
     return {
         **{name: round(value, 4) for name, value in numbers.items()},
-        "verdict": verdict(found.low, found.high),
+        "verdict": verdict(estimate.low, estimate.high),
     }
 
 

@@ -40,8 +40,8 @@ from experiments.main_table.tables import summary
 from experiments.pages import FOLDER
 from pndm._errors import MissingFile, Parser, PndmError, one_line, prepare_console
 from pndm._files import read_json
-from pndm.config.compose import CONF
-from pndm.config.schema import ConfigError, from_yaml
+from pndm.config.compose import CONF, compose_runs
+from pndm.config.schema import ConfigError, Run, from_yaml
 from pndm.data import datasets
 from pndm.data.databases import MissingData
 from pndm.evaluation.features import extract_features, load_extractor
@@ -51,6 +51,7 @@ from pndm.evaluation.statistics import Statistics, extrapolate
 from pndm.runs import measure
 from pndm.runs.job import Job
 from pndm.runs.record import SCHEMA
+from pndm.runs.run import run_experiment
 
 DEPENDENT_PAGES = (schedules, trajectory_error)
 """Pages of other measurements that also show cells of the main table."""
@@ -117,6 +118,14 @@ def row(record: dict[str, Any]) -> dict[str, Any]:
             "error": fid.get("reason"),
         }
     return row
+
+
+def run(words: Sequence[str], experiment: str) -> tuple[Run, dict[str, Any]]:
+    """Run a cell by the arguments of run.py; its configuration and its row."""
+    (cfg,) = compose_runs(words)
+    path = run_experiment(cfg, experiment)
+    record = json.loads(path.read_text(encoding="utf-8"))
+    return cfg, {**row(record), "folder": str(path.parent)}
 
 
 def number(value: Any) -> float:

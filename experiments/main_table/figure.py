@@ -69,7 +69,9 @@ def draw(ax: Axes, cells: pd.DataFrame, line: Line, colour: str, marker: str, st
     rows = rows.sort_values("nfe")
     if rows.empty:
         return
-    name = "PF, four tolerances" if line.solver == "pf" else label(line)
+    name = label(line)
+    if line.solver == "pf" and len(rows) > 1:
+        name = f"PF, {len(rows)} tolerances"
     ax.errorbar(
         rows["nfe"],
         rows["fid"],

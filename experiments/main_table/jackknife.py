@@ -42,7 +42,7 @@ def estimate(value: float, without: Sequence[float], samples: int) -> Estimate:
 
 
 def paired(one: pd.Series, other: pd.Series) -> Estimate:
-    """The estimate of FID of one row less that of another, both from the same seeds.
+    """The estimate of FID of one row minus that of another, both from the same seeds.
 
     Rows have `fid`, `samples` and the WITHOUT columns; ValueError for other numbers of images.
     """

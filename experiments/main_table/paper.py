@@ -21,7 +21,7 @@ from experiments.arguments import command
 from experiments.main_table import claims, collect, fid_by_steps, tables
 from experiments.main_table.cells import Results, published
 from experiments.main_table.fid_by_steps import PF_NFE, Cell
-from experiments.pages import FOLDER
+from experiments.pages import FOLDER, interval
 from pndm._devices import resolve_device
 from pndm.config.build import build_solver
 from pndm.config.compose import compose_runs
@@ -127,7 +127,7 @@ def show_claims(table: pd.DataFrame, dataset: str) -> None:
     """Print a verdict for each of the abstract's claims: is the FID of the first method lower?"""
     display = Table("claim", "schedule", "seed set", "difference, 95 %", "FID is")
     for row in table[table["dataset"] == dataset].itertuples(index=False):
-        numbers = f"{row.difference:.2f} ({row.low:.2f} to {row.high:.2f})"
+        numbers = interval(row.difference, row.low, row.high)
         measured = row.verdict != "not run"
         display.add_row(
             row.claim, row.schedule, str(row.seed), numbers if measured else "", row.verdict

@@ -8,20 +8,24 @@ import pandas as pd
 from experiments.main_table import claims
 from experiments.main_table.cells import DATASETS, Results
 from experiments.main_table.fid_by_steps import CLASSICAL_2, EULER, Line
-from experiments.main_table.tables import COMMANDS, measured, wide
-from experiments.pages import markdown
+from experiments.main_table.tables import COMMANDS, floor_note, measured, wide
+from experiments.pages import interval, markdown
 
 PAGE = Path(__file__).parents[2] / "README.md"
 STEPS = (10, 20, 50, 250, 1000)
 LINES = tuple(
-    Line(solver, (10, 20, 50, 250, 1000) if solver != "fon" else (10, 20, 50, 250))
+    Line(solver, STEPS if solver != "fon" else STEPS[:-1])
     for solver in ("ddim", "s_pndm", "plms", "fon")
 )
+"""The part of the digits' table that the README shows."""
 
-
-CLOTHES = (5, 10, 20, 50, 250, 1000)
-OF_CLOTHES = tuple(
-    Line(solver, CLOTHES if solver in ("ddim", "plms") else CLOTHES[:-1], options=options)
+FASHION_STEPS = (5, *STEPS)
+FASHION_LINES = tuple(
+    Line(
+        solver,
+        FASHION_STEPS if solver in ("ddim", "plms") else FASHION_STEPS[:-1],
+        options=options,
+    )
     for solver, options in (
         ("ddim", ""),
         ("multistep", EULER),
@@ -31,6 +35,7 @@ OF_CLOTHES = tuple(
         ("fon", ""),
     )
 )
+"""That of Fashion-MNIST: each pseudo method below its classical twin."""
 
 
 def update(page: str, results: Results, folder: Path) -> str:
@@ -57,9 +62,9 @@ def block(results: Results, folder: Path) -> str:
         markdown(wide(results, "digits", STEPS, LINES)),
         "The abstract's claims on digits, as differences of FID between runs from the same seeds:",
         markdown(claimed(results, "digits")),
-        clothes(results),
-        markdown(wide(results, "fashion_mnist", CLOTHES, OF_CLOTHES)),
-        "The abstract's claims on clothes:",
+        fashion(results, path),
+        markdown(wide(results, "fashion_mnist", FASHION_STEPS, FASHION_LINES)),
+        "The abstract's claims on Fashion-MNIST:",
         markdown(claimed(results, "fashion_mnist")),
         "All methods, steps and seeds, next to the published numbers, with the reference and the "
         "code that each cell was measured with: "
@@ -69,8 +74,8 @@ def block(results: Results, folder: Path) -> str:
     return "\n\n".join(parts)
 
 
-def clothes(results: Results) -> str:
-    """The caption of the table of clothes."""
+def fashion(results: Results, path: str) -> str:
+    """The caption of the table of Fashion-MNIST."""
     cells = measured(results, "fashion_mnist")
     if cells.empty:
         return "Fashion-MNIST: not run."
@@ -79,7 +84,7 @@ def clothes(results: Results) -> str:
         f"Fashion-MNIST, {samples} images per cell, 128 features of a classifier trained here; as "
         f"many real test images score {floor:.2f}, nearly all of it the bias of so few. Each "
         "pseudo method stands beside its classical twin; "
-        "[paired differences](experiments/results/twins.md) are far more certain than ±:"
+        f"[paired differences]({path}/twins.md) are far more certain than ±:"
     )
 
 
@@ -89,17 +94,10 @@ def introduction(results: Results) -> str:
     if cells.empty:
         return "FID on digits by number of steps: not run."
     (samples,) = cells["samples"].unique()
-    text = (
+    return (
         f"FID on digits by number of steps, {samples:,} images per cell, ± the standard error (a "
-        "jackknife over 20 blocks of seeds)."
+        f"jackknife over 20 blocks of seeds).{floor_note(results, 'digits')}"
     )
-    floor = results.floor("digits")
-    if floor is not None:
-        text += (
-            f" Held-out real digits would score about {floor:.2f}; the networks were trained on "
-            "the reference itself, so they can score lower."
-        )
-    return text
 
 
 def claimed(results: Results, dataset: str) -> pd.DataFrame:
@@ -107,9 +105,7 @@ def claimed(results: Results, dataset: str) -> pd.DataFrame:
     table = claims.table(results)
     table = table[(table["dataset"] == dataset) & (table["seed"] == 0)]
     numbers = [
-        ""
-        if row["verdict"] == "not run"
-        else f"{row['difference']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+        "" if row["verdict"] == "not run" else interval(*row[["difference", "low", "high"]])
         for _, row in table.iterrows()
     ]
     display = table[["claim", "schedule"]].assign(difference=numbers, verdict=table["verdict"])

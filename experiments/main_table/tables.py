@@ -16,13 +16,13 @@ from experiments.main_table.fid_by_steps import (
     cells,
     lines,
 )
-from experiments.pages import NAMES, markdown
+from experiments.pages import NAMES, interval, markdown
 
 HELD_OUT = {
-    "digits": "Held-out real digits",
-    "fashion_mnist": "As many of the publisher's test images",
+    "digits": "Held-out real digits would score about",
+    "fashion_mnist": "As many test images score",
 }
-"""The real images whose FID is the floor of a table."""
+"""The real images whose FID is the floor of a table, as the beginning of a sentence."""
 
 ADAPTIVE = "adaptive"
 """The column of adaptive methods."""
@@ -105,7 +105,7 @@ def by_nfe(results: Results, dataset: str) -> pd.DataFrame:
             "method": label(Line(cell["solver"], (), cell["grid"], cell["options"])),
             "steps": "–" if pd.isna(cell["steps"]) else str(cell["steps"]),
             "FID": f"{cell['fid']:.2f}",
-            "without bias, 95 %": interval(cell),
+            "without bias, 95 %": corrected(cell),
             "n → ∞": infinity(results, dataset, cell),
             "seconds": f"{cell['seconds']:.0f}",
         }
@@ -121,11 +121,11 @@ def infinity(results: Results, dataset: str, row: pd.Series) -> str:
     return "–" if values is None else f"{values['infinity']:.2f}"
 
 
-def interval(cell: pd.Series) -> str:
+def corrected(cell: pd.Series) -> str:
     """The bias-corrected estimate, and its interval."""
     if pd.isna(cell["se"]):
         return "–"
-    return f"{cell['bias_corrected']:.2f} ({cell['low']:.2f} to {cell['high']:.2f})"
+    return interval(*cell[["bias_corrected", "low", "high"]])
 
 
 def by_seed(results: Results, dataset: str) -> pd.DataFrame:
@@ -184,16 +184,22 @@ def caption(results: Results, dataset: str) -> str:
             f"{samples} images per cell, ± the standard error of a jackknife over 20 blocks of "
             f"seeds; {reference}; code {codes}."
         )
-        floor = results.floor(dataset)
-        if floor is not None:
-            origin += (
-                f" {HELD_OUT[dataset]} would score about {floor:.2f}; the networks were trained "
-                "on the reference itself, so they can score lower."
-            )
+        origin += floor_note(results, dataset)
     numbers = published()
     if dataset in set(numbers["dataset"]):
         origin += " In brackets: published numbers, from experiments/main_table/published.csv."
     return f"{origin}\n\n    {COMMANDS[dataset]}"
+
+
+def floor_note(results: Results, dataset: str) -> str:
+    """The FID of real images that the networks did not see; empty if it is unknown."""
+    floor = results.floor(dataset)
+    if floor is None:
+        return ""
+    return (
+        f" {HELD_OUT[dataset]} {floor:.2f}; the networks were trained on the reference itself, so "
+        "they can score lower."
+    )
 
 
 def summary(results: Results, dataset: str) -> str:

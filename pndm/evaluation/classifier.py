@@ -1,13 +1,13 @@
-"""Small classifiers of digits and of clothes, whose features judge samples of them.
+"""Small classifiers of digits and of Fashion-MNIST, whose features are compared by FID.
 
     python -m pndm.evaluation.classifier
     python -m pndm.evaluation.classifier fashion
 
-The features are the inputs of the last hidden layer's ReLU, standardised on all training images.
-The outputs of a ReLU would not do: units that are always 0 make the covariance singular. Without
-a decorrelation loss, such a network's 64 features collapse to about ten distinct ones, one per
-class, which see little else; so training also penalises their correlation (Cogswell et al. 2016,
-DeCov).
+The features are the inputs of the last hidden layer's ReLU, standardised on all images of the
+part `all`. The outputs of a ReLU would not do: units that are always 0 make the covariance
+singular. Without a decorrelation loss, such a network's 64 features collapse to about ten distinct
+ones, one per class, which see little else; so training also penalises their correlation (Cogswell
+et al. 2016, DeCov).
 """
 
 import copy

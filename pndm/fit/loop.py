@@ -1,8 +1,8 @@
 """The fitting: Adam on the numbers of a student, until its images are the teacher's.
 
 Everything random in iteration i is drawn from (seed, i) alone, so that a fit that was stopped
-continues from its checkpoint as if it had never been. The numbers that are best on noise that no
-gradient has seen are kept.
+continues from its checkpoint as if it had never been stopped. The numbers that are best on noise
+that no gradient has seen are kept.
 """
 
 import dataclasses
@@ -157,7 +157,7 @@ def load_network(cfg: Fit) -> tuple[Runner, str]:
 def seeds(cfg: Fit, purpose: str) -> range:
     """The seeds of the images for `fitting` or `validation`, each from a seed set of its own.
 
-    Seed sets below FIRST_SEED_SET are left for judging.
+    Seed sets below FIRST_SEED_SET are left for evaluation.
     """
     number = FIRST_SEED_SET + 2 * cfg.seed + (purpose == "validation")
     count = cfg.validation if purpose == "validation" else cfg.images

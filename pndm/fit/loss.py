@@ -14,7 +14,7 @@ from torch import Tensor
 from pndm.noise import derive_seed
 
 MAX_DIMENSIONS = 256
-"""The dimensions of moments: images with more pixels are projected on so many."""
+"""Images with more pixels are projected onto this many random directions."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Loss:
         pixels = (x - y).square().mean()
         if not self.moments:
             return pixels
-        (mean_x, covariance_x), (mean_y, covariance_y) = map(first_moments, (x, y))
+        (mean_x, covariance_x), (mean_y, covariance_y) = map(mean_and_covariance, (x, y))
         return pixels + self.moments * (
             relative(covariance_x, covariance_y) + relative(mean_x, mean_y)
         )
@@ -43,7 +43,7 @@ def relative(x: Tensor, y: Tensor) -> Tensor:
     return (x - y).square().sum() / y.square().sum()
 
 
-def first_moments(x: Tensor) -> tuple[Tensor, Tensor]:
+def mean_and_covariance(x: Tensor) -> tuple[Tensor, Tensor]:
     """The mean [d] and covariance [d, d] of a batch of images [B, ...]."""
     flat = x.flatten(1)
     if flat.shape[1] > MAX_DIMENSIONS:

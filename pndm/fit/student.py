@@ -15,15 +15,15 @@ from pndm.prediction import Prediction, as_noise
 from pndm.schedules import Node, Schedule
 
 MIN_GAP = 1e-3
-"""The share of all times that a learned first and last gap begin with, at least: none is 0."""
+"""The smallest initial gap, as a share of the interval: a softmax cannot represent 0."""
 
 
 class Student(nn.Module):
     """x̃_{i+1} = x̃_i + (ρ_{i+1} − ρ_i)·Σ_{j≤i} w_ij·e_j, e_j = network(x_j, t_j + offset_j).
 
-    It begins with the numbers of a plan (see `pndm.plans.to_learned`). Those in `learn` are
+    It starts from the numbers of a plan (see `pndm.plans.to_learned`). Those in `learn` are
     parameters, the others constants: `logits` [N+1] of the gaps between T−1, t_0 … t_{N−1} and 0
-    (or the end, where that is above 0), `weights` [N, N] below the diagonal, `offsets` [N], all
+    (or the end, where that is above 0), `weights` [N, N] lower triangular, `offsets` [N], all
     float64 and on the CPU. Gaps are a softmax of the logits, so the times always descend. Weights
     that are not learned stay what they are when the times move. With `recompute` the evaluations
     are made again in the backward pass instead of being kept. InputError for a plan of another

@@ -55,5 +55,8 @@ def fon_released() -> Solver:
 
 
 def pf(rtol: float = 1e-5, atol: float = 1e-5) -> ProbabilityFlow:
-    """The probability flow by adaptive RK45, as in Song et al. 2021 §D.4; NFE is measured."""
+    """The probability flow by adaptive RK45; NFE is measured.
+
+    Source: Song et al. 2021 (score SDE), §D.4.
+    """
     return ProbabilityFlow("pf", rtol, atol)

@@ -77,7 +77,7 @@ def deis(order: int | None = None, lower_order_final: bool | None = False) -> So
 def lms(order: int | None = None, lower_order_final: bool | None = False) -> Solver:
     """Exact weights in ρ, in which φ is Euler's method; of order 4 unless given; NFE = N.
 
-    Source: the linear multistep sampler of Karras et al. 2022's followers (k-diffusion, `lms`).
+    Source: `sample_lms` of k-diffusion (Crowson 2022).
     """
     return replace(multistep(order, "rho", lower_order_final=lower_order_final), name="lms")
 

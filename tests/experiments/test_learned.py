@@ -39,10 +39,12 @@ def test_every_cell_composes_with_its_evaluations_and_seeds():
             assert cfg.steps == cell.nfe and cfg.grid == cell.grid
 
 
-def test_seeds_of_judging_were_used_for_nothing_else():
+def test_evaluation_seeds_were_used_for_nothing_else():
     for name in learned.names():
         sets = learned.read(name).fitted["seed_sets"]
-        assert not set(sets.values()) & set(cells.JUDGING) and len(set(sets.values())) == 2
+        assert (
+            not set(sets.values()) & set(cells.EVALUATION_SEEDS) and len(set(sets.values())) == 2
+        )
 
 
 def test_grids_are_those_of_the_lowest_fid():

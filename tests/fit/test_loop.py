@@ -13,7 +13,7 @@ from pndm._errors import NonFiniteError
 from pndm.config.compose import compose_fit
 from pndm.config.schema import ConfigError
 from pndm.fit import __main__, loop, teacher
-from pndm.fit.loss import MAX_DIMENSIONS, Loss, first_moments, projection
+from pndm.fit.loss import MAX_DIMENSIONS, Loss, mean_and_covariance, projection
 from pndm.models.analytic import Mixture
 from pndm.solvers import SOLVERS, Solver
 
@@ -257,7 +257,7 @@ def test_steps_and_times_that_disagree_are_refused():
 
 def test_moments_of_large_images_are_those_of_a_projection():
     x = pndm.initial_noise(range(8), (1, 28, 28))
-    mean, covariance = first_moments(x)
+    mean, covariance = mean_and_covariance(x)
     assert mean.shape == (MAX_DIMENSIONS,) and covariance.shape == (MAX_DIMENSIONS,) * 2
     columns = projection(784)
     torch.testing.assert_close(columns.T @ columns, torch.eye(MAX_DIMENSIONS).double())
