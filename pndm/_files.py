@@ -20,7 +20,7 @@ def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
 
     FileError where the file system refuses: no space, no permission.
     """
-    partial = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}.partial")
+    partial = partial_path(path)
     with file_errors():
         try:
             write(partial)
@@ -29,6 +29,20 @@ def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def partial_path(path: Path) -> Path:
+    """The file next to `path` that this process fills before it is renamed."""
+    return path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}.partial")
+
+
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Write bytes atomically.
+
+    Writers of torch and safetensors raise errors of their own where the disk is full, which
+    `write_atomic` does not know: let them write to memory, and this to the disk.
+    """
+    write_atomic(path, lambda partial: partial.write_bytes(content))
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -98,6 +112,15 @@ def file_lock(path: Path, wait: bool = False) -> Iterator[bool]:
         yield lock.is_locked
     finally:
         lock.release()
+
+
+@contextlib.contextmanager
+def sole_process(path: Path) -> Iterator[None]:
+    """Hold the lock at `path` for the length of the block; FileError if another process has it."""
+    with file_lock(path) as locked:
+        if not locked:
+            raise FileError(f"{path.parent} is locked by another process: wait for it")
+        yield
 
 
 def sha256(path: Path) -> str:

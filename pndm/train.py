@@ -10,6 +10,7 @@ run that was stopped continues from its checkpoint as if it had never been stopp
 
 import copy
 import dataclasses
+import io
 import json
 import math
 import os
@@ -17,12 +18,12 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -31,7 +32,7 @@ from pndm import noise
 from pndm._devices import copy_to, resolve_device
 from pndm._distributed import Part, distribute, mean_of_processes, run_processes
 from pndm._errors import NonFiniteError, one_line_exit, prepare_console
-from pndm._files import make_folder, sha256, write_atomic, write_json
+from pndm._files import make_folder, sha256, sole_process, write_bytes, write_json
 from pndm._provenance import commit as current_commit
 from pndm._provenance import versions
 from pndm._tf32 import tf32
@@ -123,119 +124,158 @@ def weights_path(out: Path) -> Path:
 
 def train_part(cfg: Train, part: Part) -> None:
     """Train on a part of every batch; the first of several processes writes all files."""
-    recipe, out = cfg.recipe, Path(cfg.output)
-    device = torch.device(resolve_device(cfg.device))
-    root = None if cfg.dataset.root is None else Path(cfg.dataset.root)
-    if root is None:
-        fetch_unasked(cfg.dataset.name)
-    data = datasets.source(cfg.dataset.name)("train" if cfg.holdout else "all", root)
-    schedule = build_schedule(cfg.schedule)
-    alpha_bar = torch.tensor([schedule.alpha_bar(t) for t in range(schedule.timesteps)])
-    alpha_bar = alpha_bar.to(device)
+    training = Training(cfg, part)
+    out = make_folder(Path(cfg.output))
+    with sole_process(out / "train") if part.rank == 0 else nullcontext():
+        training.restore()
+        if not cfg.finish:
+            training.run()
+        if part.rank == 0:
+            training.finish()
 
-    torch.manual_seed(noise.derive_seed("initial weights", cfg.seed))
-    model = UNet(ARCHITECTURES[cfg.architecture]).to(device)
-    if model.arch.channels >= WIDE:
-        model = model.to(memory_format=torch.channels_last)
-    ema = copy.deepcopy(model).eval().requires_grad_(False)
-    is_cuda = device.type == "cuda"
-    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr, fused=is_cuda or None)
-    start, losses, window, seconds, commit = 0, [], [], 0.0, current_commit()
-    sizes, arch = data[0].shape, model.arch
-    if sizes != arch.image:
-        raise ConfigError(
-            f"architecture={cfg.architecture} is not for images {list(sizes)} of "
-            f"dataset={cfg.dataset.name}"
+
+class Training:
+    """A training in progress: the data, the network with its moving average, the optimizer.
+
+    ConfigError where the images are not those of the architecture.
+    """
+
+    def __init__(self, cfg: Train, part: Part) -> None:
+        self.cfg, self.part = cfg, part
+        self.checkpoint, self.settings = Path(cfg.output) / "checkpoint.pt", identity(cfg)
+        self.device = torch.device(resolve_device(cfg.device))
+        self.is_cuda = self.device.type == "cuda"
+        root = None if cfg.dataset.root is None else Path(cfg.dataset.root)
+        if root is None:
+            fetch_unasked(cfg.dataset.name)
+        self.data = datasets.source(cfg.dataset.name)("train" if cfg.holdout else "all", root)
+        self.schedule = build_schedule(cfg.schedule)
+        alpha_bar = [self.schedule.alpha_bar(t) for t in range(self.schedule.timesteps)]
+        self.alpha_bar = torch.tensor(alpha_bar).to(self.device)
+
+        torch.manual_seed(noise.derive_seed("initial weights", cfg.seed))
+        model = UNet(ARCHITECTURES[cfg.architecture]).to(self.device)
+        if model.arch.channels >= WIDE:
+            model = model.to(memory_format=torch.channels_last)
+        if self.data[0].shape != model.arch.image:
+            raise ConfigError(
+                f"architecture={cfg.architecture} is not for images {list(self.data[0].shape)} of "
+                f"dataset={cfg.dataset.name}"
+            )
+        self.model, self.ema = model, copy.deepcopy(model).eval().requires_grad_(False)
+        fused = self.is_cuda or None
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=cfg.recipe.lr, fused=fused)
+        self.iteration, self.seconds, self.commit = 0, 0.0, current_commit()
+        self.losses: list[list[float]] = []
+        self.window: list[Tensor] = []
+        """The losses of iterations that were not logged yet."""
+
+    def restore(self) -> None:
+        """Continue from the checkpoint, if there is one."""
+        if not self.checkpoint.exists():
+            return
+        saved = resumed(self.checkpoint, self.settings, self.cfg.recipe.iterations)
+        self.model.load_state_dict(saved["model"])
+        self.ema.load_state_dict(saved["ema"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.iteration, self.losses = saved["iteration"], saved["losses"]
+        self.seconds, self.commit = saved["seconds"], saved["commit"]
+        self.window = [*torch.tensor(saved.get("window", []), device=self.device)]
+
+    def run(self) -> None:
+        """Train to the last iteration."""
+        cfg, recipe, part = self.cfg, self.cfg.recipe, self.part
+        size = len(self.data)  # type: ignore[arg-type]  # which torch's Dataset does not promise
+        batches = batch_indices(size, recipe.batch_size, cfg.seed, self.iteration)
+        loader = DataLoader(
+            self.data,
+            batch_sampler=map(part.of, batches),
+            num_workers=cfg.workers,
+            pin_memory=self.is_cuda,
         )
+        shared = distribute(self.model, part, recipe.batch_size)
+        network = torch.compile(shared, dynamic=False) if cfg.compile == "auto" else shared
+        bar = tqdm(
+            loader,
+            total=recipe.iterations,
+            initial=self.iteration,
+            desc=self.checkpoint.parent.name,
+            mininterval=1,
+            disable=part.rank != 0,
+        )
+        self.began = time.monotonic()
+        self.model.train()
+        for iteration, batch in enumerate(bar, self.iteration):
+            if iteration >= recipe.iterations:
+                break
+            self.window.append(self.step(network, iteration, batch))
+            done = self.iteration = iteration + 1
+            if done % recipe.log_every == 0 or done == recipe.iterations:
+                bar.set_postfix(loss=f"{self.log():.4f}")
+            if done % recipe.checkpoint_every == 0 or done == recipe.iterations:
+                self.save()
+        bar.close()
 
-    make_folder(out)
-    checkpoint, settings = out / "checkpoint.pt", identity(cfg)
-    if checkpoint.exists():
-        saved = resumed(checkpoint, settings, recipe.iterations)
-        model.load_state_dict(saved["model"])
-        ema.load_state_dict(saved["ema"])
-        optimizer.load_state_dict(saved["optimizer"])
-        start, losses, seconds = saved["iteration"], saved["losses"], saved["seconds"]
-        window = [*torch.tensor(saved.get("window", []), device=device)]
-        commit = saved["commit"]
-    if cfg.finish:
-        if window:
-            losses.append([start, torch.stack(window).mean().item()])
-        if not losses:
-            raise ConfigError(f"there is no {checkpoint} to finish: train first")
-        return finish(cfg, ema, losses, seconds, commit, start)
-
-    size = len(data)  # type: ignore[arg-type]  # which torch's Dataset does not promise
-    loader = DataLoader(
-        data,
-        batch_sampler=map(part.of, batch_indices(size, recipe.batch_size, cfg.seed, start)),
-        num_workers=cfg.workers,
-        pin_memory=is_cuda,
-    )
-    shared = distribute(model, part, recipe.batch_size)
-    network = torch.compile(shared, dynamic=False) if cfg.compile == "auto" else shared
-    weight, is_first = part.weight(recipe.batch_size), part.rank == 0
-    bar = tqdm(
-        loader,
-        total=recipe.iterations,
-        initial=start,
-        desc=out.name,
-        mininterval=1,
-        disable=not is_first,
-    )
-    began = time.monotonic()
-    model.train()
-    for iteration, batch in enumerate(bar, start):
-        if iteration >= recipe.iterations:
-            break
+    def step(self, network: Callable[..., Tensor], iteration: int, batch: Tensor) -> Tensor:
+        """One step of Adam on this process's part of a batch, uint8; its share of the loss."""
+        cfg, recipe, part = self.cfg, self.cfg.recipe, self.part
         torch.manual_seed(noise.derive_seed("iteration", cfg.seed, iteration))
-        x_0 = images.from_uint8(batch.to(device, non_blocking=True))
+        x_0 = images.from_uint8(batch.to(self.device, non_blocking=True))
         if cfg.dataset.flip:
             is_flipped = torch.rand(recipe.batch_size, 1, 1, 1) < 0.5
-            x_0 = torch.where(copy_to(part.of(is_flipped), device), x_0.flip(3), x_0)
-        drawn = times_and_noise(recipe.batch_size, arch.image, schedule.timesteps)
-        t, e = (copy_to(part.of(numbers), device) for numbers in drawn)
-        for group in optimizer.param_groups:
+            x_0 = torch.where(copy_to(part.of(is_flipped), self.device), x_0.flip(3), x_0)
+        drawn = times_and_noise(recipe.batch_size, self.model.arch.image, self.schedule.timesteps)
+        t, e = (copy_to(part.of(numbers), self.device) for numbers in drawn)
+        for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(iteration, recipe)
         with tf32(cfg.precision == "tf32"):
-            with torch.autocast(device.type, torch.bfloat16, enabled=cfg.precision == "bf16"):
-                value = loss(network, x_0, t, e, alpha_bar) * weight
-            optimizer.zero_grad()
+            is_bf16 = cfg.precision == "bf16"
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=is_bf16):
+                value = loss(network, x_0, t, e, self.alpha_bar) * part.weight(recipe.batch_size)
+            self.optimizer.zero_grad()
             value.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        update_ema(ema, model, recipe.ema, iteration)
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        update_ema(self.ema, self.model, recipe.ema, iteration)
+        return value.detach()
 
-        window.append(value.detach())
-        done = iteration + 1
-        if done % recipe.log_every == 0 or done == recipe.iterations:
-            mean = mean_of_processes(torch.stack(window).mean(), part).item()
-            if not math.isfinite(mean):
-                raise NonFiniteError(f"loss is {mean} at iteration {done}: lower recipe.lr")
-            losses.append([done, mean])
-            window = []
-            bar.set_postfix(loss=f"{mean:.4f}")
-        if done % recipe.checkpoint_every == 0 or done == recipe.iterations:
-            unlogged = mean_of_processes(torch.stack(window), part).tolist() if window else []
-            if not is_first:
-                continue
-            now = time.monotonic()
-            seconds, began = seconds + now - began, now
-            state = {
-                "model": model.state_dict(),
-                "ema": ema.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "settings": settings,
-                "iteration": done,
-                "losses": losses,
-                "window": unlogged,
-                "seconds": seconds,
-                "commit": commit,
-            }
-            write_atomic(checkpoint, partial(torch.save, state))
-    bar.close()
-    if is_first:
-        finish(cfg, ema, losses, seconds, commit, recipe.iterations)
+    def log(self) -> float:
+        """Add the mean loss since the last time to the curve; NonFiniteError if it is none."""
+        mean = mean_of_processes(torch.stack(self.window).mean(), self.part).item()
+        if not math.isfinite(mean):
+            raise NonFiniteError(f"loss is {mean} at iteration {self.iteration}: lower recipe.lr")
+        self.losses.append([self.iteration, mean])
+        self.window = []
+        return mean
+
+    def save(self) -> None:
+        """Write a checkpoint, in the first process; all take part in the mean of the losses."""
+        window = torch.stack(self.window) if self.window else None
+        unlogged = [] if window is None else mean_of_processes(window, self.part).tolist()
+        if self.part.rank != 0:
+            return
+        now = time.monotonic()
+        self.seconds, self.began = self.seconds + now - self.began, now
+        state = {
+            "model": self.model.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "settings": self.settings,
+            "iteration": self.iteration,
+            "losses": self.losses,
+            "window": unlogged,
+            "seconds": self.seconds,
+            "commit": self.commit,
+        }
+        save_checkpoint(self.checkpoint, state)
+
+    def finish(self) -> None:
+        """Write the weights and what belongs to them; ConfigError if nothing was trained."""
+        if self.window:
+            self.losses.append([self.iteration, torch.stack(self.window).mean().item()])
+        if not self.losses:
+            raise ConfigError(f"there is no {self.checkpoint} to finish: train first")
+        finish(self.cfg, self.ema, self.losses, self.seconds, self.commit, self.iteration)
 
 
 def identity(cfg: Train) -> dict[str, Any]:
@@ -253,6 +293,13 @@ def identity(cfg: Train) -> dict[str, Any]:
     if cfg.recipe.decay:  # the rate depends on how many there will be
         found["recipe"]["iterations"] = cfg.recipe.iterations
     return found
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint atomically; FileError where the file system refuses."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_bytes(path, buffer.getbuffer())
 
 
 def resumed(path: Path, settings: dict[str, Any], iterations: int) -> dict[str, Any]:
@@ -298,7 +345,7 @@ def finish(
     weights = weights_path(out)
     rounded = ema.half() if cfg.recipe.half else ema
     state = {name: tensor.contiguous() for name, tensor in rounded.state_dict().items()}
-    write_atomic(weights, lambda path: save_file(state, path))
+    write_bytes(weights, save(state))
     write_json(out / "losses.json", losses)
 
     schedule = build_schedule(cfg.schedule)

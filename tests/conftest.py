@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import resource
 import socket
 import tempfile
 
@@ -53,3 +54,12 @@ def check_local(host):
         local = False
     if not local:
         raise OSError(f"tests do not use the network, but one asked for {host}")
+
+
+@pytest.fixture
+def full_disk():
+    """Let this process write no file of more than 1000 bytes: as where the disk is full."""
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, usual[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, usual)

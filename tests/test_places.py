@@ -5,11 +5,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from commands import ROOT
 
-from pndm import _files
+from pndm import _files, models, train
 from pndm._errors import FileError, InputError
+from pndm.evaluation.reference import tee_to_npy
+from pndm.evaluation.statistics import save_arrays
+from pndm.models import checkpoints
 from pndm.runs.processes import without_proxy
 
 
@@ -46,6 +51,21 @@ def test_no_proxy_is_asked_for_this_machine(monkeypatch):
     assert without_proxy()["no_proxy"].startswith("localhost,127.0.0.1")
     monkeypatch.setenv("no_proxy", "intern.example")
     assert without_proxy()["NO_PROXY"].startswith("intern.example,localhost")
+
+
+WRITERS = {
+    "checkpoint": lambda path: train.save_checkpoint(path, {"model": torch.zeros(1000)}),
+    "weights": lambda path: checkpoints.save(models.load("digits_linear"), path),
+    "features": lambda path: list(tee_to_npy([torch.zeros(1000, 2)], (1000, 2), path)),
+    "arrays": lambda path: save_arrays(path, {"images": np.zeros(1000)}),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_full_disk_is_one_line_and_leaves_nothing(name, tmp_path, full_disk):
+    with pytest.raises(FileError):
+        WRITERS[name](tmp_path / "file")
+    assert list(tmp_path.iterdir()) == []
 
 
 COMMANDS = {

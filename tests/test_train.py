@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 import pndm
 from experiments.main_table import fid_by_steps
 from pndm import cost, schedules, train
+from pndm._errors import FileError
+from pndm._files import file_lock
 from pndm.config.compose import compose_train
 from pndm.config.schema import ConfigError
 from pndm.evaluation import __main__
@@ -158,6 +160,11 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path):
     (out / "checkpoint.pt").write_bytes((out / "checkpoint.pt").read_bytes()[:5000])
     with pytest.raises(ConfigError, match="no checkpoint of this version"):
         trained(out)
+
+
+def test_two_trainings_into_one_folder_are_refused(tmp_path):
+    with file_lock(tmp_path / "train"), pytest.raises(FileError, match="locked by another"):
+        trained(tmp_path)
 
 
 def test_help_shows_how_it_is_used(capsys):

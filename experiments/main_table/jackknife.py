@@ -12,33 +12,28 @@ import numpy as np
 import pandas as pd
 
 from pndm.evaluation.reference import Reference
-from pndm.evaluation.statistics import BLOCKS, T_19, Estimate, Statistics, frechet_to, total
+from pndm.evaluation.statistics import (
+    BLOCKS,
+    Estimate,
+    Statistics,
+    frechet_to,
+    from_leave_one_out,
+    total,
+)
 
 WITHOUT = tuple(f"without_{i:02d}" for i in range(BLOCKS))
 """Columns of the leave-one-block-out distances."""
 
 
-def sizes(samples: int) -> np.ndarray:
+def sizes(samples: int) -> list[int]:
     """The numbers of images in the blocks of a run, as equal as possible."""
-    return np.diff([samples * i // BLOCKS for i in range(BLOCKS + 1)])
+    return np.diff([samples * i // BLOCKS for i in range(BLOCKS + 1)]).tolist()
 
 
 def distances(blocks: Sequence[Statistics], reference: Reference) -> tuple[float, list[float]]:
     """The distance of all blocks to the reference, and the leave-one-block-out distances."""
     to, whole = frechet_to(reference), total(blocks)
     return to(whole), [to(whole - block) for block in blocks]
-
-
-def estimate(value: float, without: Sequence[float], samples: int) -> Estimate:
-    """The estimate of `pndm.evaluation.statistics.jackknife` from a statistic's values.
-
-    Both may be differences of two runs of the same seeds; the interval is then the paired one.
-    """
-    h = samples / sizes(samples)
-    pseudo = h * value - (h - 1) * np.asarray(without)
-    corrected = float((pseudo / h).sum())
-    se = float(np.sqrt(((pseudo - corrected) ** 2 / (h - 1)).mean()))
-    return Estimate(value, corrected, se, corrected - T_19 * se, corrected + T_19 * se)
 
 
 def paired(one: pd.Series, other: pd.Series) -> Estimate:
@@ -50,7 +45,7 @@ def paired(one: pd.Series, other: pd.Series) -> Estimate:
     if samples != int(other["samples"]):
         raise ValueError(f"{samples} and {other['samples']} images do not compare")
     without = (one[list(WITHOUT)] - other[list(WITHOUT)]).astype(float)
-    return estimate(one["fid"] - other["fid"], without, samples)
+    return from_leave_one_out(one["fid"] - other["fid"], without, sizes(samples))
 
 
 def mean(estimates: Sequence[Estimate]) -> Estimate:
@@ -60,4 +55,4 @@ def mean(estimates: Sequence[Estimate]) -> Estimate:
         for values in zip(*((e.value, e.bias_corrected) for e in estimates), strict=True)
     )
     se = float(np.sqrt(sum(e.se**2 for e in estimates))) / len(estimates)
-    return Estimate(value, corrected, se, corrected - T_19 * se, corrected + T_19 * se)
+    return Estimate(value, corrected, se)

@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
 from pndm import _provenance, noise
 from pndm._errors import InputError, Parser, one_line_exit, prepare_console
-from pndm._files import sha256, write_atomic, write_json
+from pndm._files import sha256, write_bytes, write_json
 from pndm._provenance import versions
 from pndm.data import datasets, images
 
@@ -266,7 +266,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     seconds = time.process_time() - began
     rank, condition = spectrum(model)
     output.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(output, lambda path: save_file(model.state_dict(), path))
+    write_bytes(output, save(model.state_dict()))
     card = {
         "name": output.stem,
         "dataset": recipe.dataset,

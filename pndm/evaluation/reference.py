@@ -3,8 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
-import platform
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,8 +15,8 @@ import torch
 from torch import Tensor
 
 from pndm import _files
-from pndm._errors import InputError, lookup
-from pndm._files import cache_dir, make_folder
+from pndm._errors import InputError, file_errors, lookup
+from pndm._files import cache_dir, make_folder, partial_path
 from pndm.data import datasets
 from pndm.evaluation import classifier, published, statistics
 from pndm.evaluation.features import (
@@ -133,14 +131,14 @@ def compute_reference(
 def tee_to_npy(chunks: Iterable[Tensor], shape: tuple[int, int], path: Path) -> Iterator[Tensor]:
     """The same chunks, written to an .npy as they pass: whole or not at all."""
     make_folder(path.parent)
-    partial, at = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}.partial"), 0
+    partial = partial_path(path)
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
     try:
-        rows = np.lib.format.open_memmap(partial, "w+", np.float32, shape)
-        for chunk in chunks:
-            rows[at : at + len(chunk)] = chunk
-            at += len(chunk)
-            yield chunk
-        rows.flush()
+        with file_errors(), partial.open("wb") as file:  # not a map: a full disk kills its writer
+            np.lib.format.write_array_header_1_0(file, header)
+            for chunk in chunks:
+                file.write(chunk.numpy().astype("<f4", copy=False).tobytes())
+                yield chunk
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -237,18 +237,23 @@ class Estimate:
     value: float
     bias_corrected: float
     se: float
-    low: float
-    high: float
+
+    @property
+    def low(self) -> float:
+        """The lower end of the interval."""
+        return self.bias_corrected - T_19 * self.se
+
+    @property
+    def high(self) -> float:
+        """The upper end of the interval."""
+        return self.bias_corrected + T_19 * self.se
 
 
 def jackknife(statistic: Callable[..., float], *samples: Sequence[Statistics]) -> Estimate:
     """Leave one of BLOCKS blocks out at a time, from all samples at once if there are several.
 
-    With h_i = n/m_i and the pseudo-values p_i = h_i·θ − (h_i−1)·θ_(i), the corrected value is
-    Σ_i p_i/h_i, free of a bias of order 1/n for blocks of unequal size too, and its variance
-    Σ_i (p_i − corrected)²/(h_i − 1)/BLOCKS (Busing, Meijer & van der Leeden 1999). Blocks i of
-    several samples must have the same seeds: the more they correlate, the smaller the error of a
-    comparison.
+    Blocks i of several samples must have the same seeds: the more they correlate, the smaller the
+    error of a comparison.
     """
     if {len(parts) for parts in samples} != {BLOCKS}:
         counts = ", ".join(str(len(parts)) for parts in samples) or "none"
@@ -261,11 +266,21 @@ def jackknife(statistic: Callable[..., float], *samples: Sequence[Statistics]) -
         statistic(*(whole - part for whole, part in zip(wholes, row, strict=True)))
         for row in zip(*samples, strict=True)
     ]
-    h = np.array([wholes[0].n / part.n for part in samples[0]])
-    pseudo = h * value - (h - 1) * np.array(without)
+    return from_leave_one_out(value, without, [part.n for part in samples[0]])
+
+
+def from_leave_one_out(value: float, without: Sequence[float], sizes: Sequence[int]) -> Estimate:
+    """The estimate from a statistic θ of all blocks, and θ_(i) of all but block i of m_i images.
+
+    With h_i = n/m_i and the pseudo-values p_i = h_i·θ − (h_i−1)·θ_(i), the corrected value is
+    Σ_i p_i/h_i, free of a bias of order 1/n for blocks of unequal size too, and its variance
+    Σ_i (p_i − corrected)²/(h_i − 1)/BLOCKS (Busing, Meijer & van der Leeden 1999).
+    """
+    h = sum(sizes) / np.asarray(sizes)
+    pseudo = h * value - (h - 1) * np.asarray(without)
     corrected = float((pseudo / h).sum())
     se = float(np.sqrt(((pseudo - corrected) ** 2 / (h - 1)).mean()))
-    return Estimate(value, corrected, se, corrected - T_19 * se, corrected + T_19 * se)
+    return Estimate(value, corrected, se)
 
 
 def distance(

@@ -8,9 +8,8 @@ that no gradient has seen are kept.
 import dataclasses
 import math
 import time
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ from tqdm import tqdm
 from pndm import models
 from pndm._devices import resolve_device
 from pndm._errors import NonFiniteError
-from pndm._files import make_folder, write_atomic, write_json
+from pndm._files import make_folder, sole_process, write_json
 from pndm._provenance import commit, hardware, versions
 from pndm.config.build import build_schedule, build_solver
 from pndm.config.schema import IMAGES_PER_SEED, Fit
@@ -27,10 +26,10 @@ from pndm.fit import teacher
 from pndm.fit.loss import Loss
 from pndm.fit.student import Student
 from pndm.learned import FIRST_SEED_SET, PARTS
-from pndm.models import locations, registry
+from pndm.models.locations import weights_sha256
 from pndm.plans import plan
-from pndm.runs.network import Runner
-from pndm.train import batch_indices, resumed
+from pndm.runs.network import Runner, find_weights
+from pndm.train import batch_indices, resumed, save_checkpoint
 
 NOT_HASHED = ("device", "output", "progress", "recompute")
 """Settings that do not change the numbers."""
@@ -43,115 +42,146 @@ def fit(cfg: Fit) -> Path:
     """Fit, resuming if there is a checkpoint; return the path of plan.json.
 
     NonFiniteError where the loss is NaN or infinite: the best plan so far is written first.
+    FileError while another process fits into the same folder.
     """
-    out = make_folder(Path(cfg.output))
-    schedule, began = build_schedule(cfg.schedule, cfg.convention), time.monotonic()
-    start = plan(build_solver(cfg.solver), schedule, cfg.steps, cfg.grid, cfg.model.prediction)
-    student = Student(start, schedule, cfg.learn, cfg.model.prediction, cfg.recompute)
     network, sha256 = load_network(cfg)
-    loss = Loss(cfg.moments)
-    fitting, validation = (
-        teacher.solve(
-            network,
-            schedule,
-            cfg.model.prediction,
-            seeds(cfg, purpose),
-            cfg.teacher,
-            start.nodes[-1].time,
-            sha256,
-            cfg.batch_size,
-            cfg.progress,
-        )
-        for purpose in ("fitting", "validation")
-    )
-    groups: list[dict[str, Any]] = [
-        {"params": [student.part(part)], "rate": getattr(cfg.lr, part)} for part in cfg.learn
-    ]
-    optimizer = torch.optim.Adam(groups) if groups else None
-    offsets = torch.zeros_like(fitting[0]) if cfg.radius else None
-    state: dict[str, Any] = {"iteration": 0, "seconds": 0.0, "history": [], "best": None}
-    checkpoint = out / "checkpoint.pt"
-    settings = identity(cfg) | {"network": sha256}
-    if checkpoint.exists():
-        state = resumed(checkpoint, settings, cfg.iterations)
-        student.load_state_dict(state["student"])
-        if optimizer is not None:
-            optimizer.load_state_dict(state["optimizer"])
-        if offsets is not None:
-            offsets = state["offsets"].to(offsets)
-
-    def diverged(what: str, value: float, iteration: int) -> str:
-        """Write the best plan so far, if there is one, and say what happened."""
-        message = f"{what} is {value} at iteration {iteration}: lower lr.*"
-        if state["best"] is None:
-            return message
-        return f"{message}; the best plan so far is {finish(cfg, student, state, sha256)}"
-
-    def save(iteration: int) -> None:
-        """Validate, keep the numbers if they are the best, and write a checkpoint."""
-        value = evaluate(student, network, validation, loss, cfg.batch_size)
-        if not all(map(math.isfinite, value.values())):
-            raise NonFiniteError(diverged("the validation loss", value["loss"], iteration))
-        state["history"].append([iteration, *value.values()])
-        if state["best"] is None or value["loss"] < state["best"]["loss"]:
-            numbers = {key: tensor.clone() for key, tensor in student.state_dict().items()}
-            state["best"] = {"iteration": iteration, **value, "student": numbers}
-        now = {
-            "iteration": iteration,
-            "student": student.state_dict(),
-            "optimizer": optimizer.state_dict() if optimizer is not None else None,
-            "offsets": offsets,
-            "settings": settings,
-            "seconds": seconds + time.monotonic() - began,
-        }
-        state.update(now)
-        write_atomic(checkpoint, partial(torch.save, state))
-
-    seconds = state["seconds"]
-    if state["best"] is None:
-        save(0)
-    count = cfg.iterations if cfg.learn else 0
-    first = state["iteration"]
-    batches = batch_indices(cfg.images, cfg.batch_size, cfg.seed, first)
-    shown: dict[str, Any] = {"desc": out.name, "mininterval": 1, "disable": not cfg.progress}
-    bar = tqdm(range(first, count), initial=first, total=count, **shown)
-    for iteration in bar:
-        indices = next(batches)
-        x_T, x_0 = (part[indices] for part in fitting)
-        if offsets is not None:
-            x_T = (x_T + offsets[indices]).requires_grad_()
-        assert optimizer is not None
-        for group in optimizer.param_groups:
-            group["lr"] = group["rate"] * 0.5 * (1 + math.cos(math.pi * iteration / count))
-        optimizer.zero_grad()
-        value = loss(student(network, x_T), x_0)
-        value.backward()
-        gradients = [group["params"][0].grad for group in optimizer.param_groups]
-        if not all(tensor.isfinite().all() for tensor in (value, *gradients)):
-            raise NonFiniteError(diverged("the loss", value.item(), iteration + 1))
-        optimizer.step()
-        if offsets is not None:
-            assert x_T.grad is not None
-            offsets[indices] = moved(offsets[indices], x_T.grad, cfg.radius)
-        done = iteration + 1
-        if done % cfg.validate_every == 0 or done == count:
-            save(done)
-            bar.set_postfix(loss=f"{value.item():.5f}", validation=f"{state['best']['loss']:.5f}")
-    return finish(cfg, student, state, sha256)
+    out = make_folder(Path(cfg.output))
+    with sole_process(out / "fit"):
+        return Fitting(cfg, network, sha256).run()
 
 
 def load_network(cfg: Fit) -> tuple[Runner, str]:
     """The frozen network on its device, and the hash of its weights."""
-    model = cfg.model
-    if model.checkpoint is not None:
-        path = locations.locate(model.checkpoint)
-    else:
-        path = registry.find(model.name).require()
-    name = model.checkpoint or model.name
+    model, (name, path) = cfg.model, find_weights(cfg.model)
     network = models.load(name, architecture=model.architecture, format=model.format)
     network.requires_grad_(False)
-    device = torch.device(resolve_device(cfg.device))
-    return Runner(network, device), locations.weights_sha256(path)
+    return Runner(network, torch.device(resolve_device(cfg.device))), weights_sha256(path)
+
+
+class Fitting:
+    """A fit in progress: the student, its optimizer, the teacher's images, and the best so far.
+
+    `state` is what a checkpoint holds; one that is in the folder is read before the teacher, the
+    expensive part, begins. ConfigError where it is of another fit.
+    """
+
+    def __init__(self, cfg: Fit, network: Runner, sha256: str) -> None:
+        self.cfg, self.network, self.sha256 = cfg, network, sha256
+        self.began = time.monotonic()
+        self.checkpoint = Path(cfg.output) / "checkpoint.pt"
+        self.settings = identity(cfg) | {"network": sha256}
+        self.schedule = build_schedule(cfg.schedule, cfg.convention)
+        solver, prediction = build_solver(cfg.solver), cfg.model.prediction
+        start = plan(solver, self.schedule, cfg.steps, cfg.grid, prediction)
+        self.student = Student(start, self.schedule, cfg.learn, prediction, cfg.recompute)
+        self.loss = Loss(cfg.moments)
+        groups: list[dict[str, Any]] = [
+            {"params": [self.student.part(part)], "rate": getattr(cfg.lr, part)}
+            for part in cfg.learn
+        ]
+        self.optimizer = torch.optim.Adam(groups) if groups else None
+        self.state: dict[str, Any] = {"iteration": 0, "seconds": 0.0, "history": [], "best": None}
+        if self.checkpoint.exists():
+            self.restore()
+        self.seconds = self.state["seconds"]
+        self.fitting, self.validation = map(self.solve, ("fitting", "validation"))
+        self.offsets = self.state.get("offsets")
+        if cfg.radius:
+            zeros = torch.zeros_like(self.fitting[0])
+            self.offsets = zeros if self.offsets is None else self.offsets.to(zeros)
+
+    def restore(self) -> None:
+        """Continue from the checkpoint."""
+        self.state = resumed(self.checkpoint, self.settings, self.cfg.iterations)
+        self.student.load_state_dict(self.state["student"])
+        if self.optimizer is not None:
+            self.optimizer.load_state_dict(self.state["optimizer"])
+
+    def solve(self, purpose: str) -> tuple[Tensor, Tensor]:
+        """The teacher's noise and images (x_T, x_0) for `fitting` or `validation`."""
+        cfg = self.cfg
+        return teacher.solve(
+            self.network,
+            self.schedule,
+            cfg.model.prediction,
+            seeds(cfg, purpose),
+            cfg.teacher,
+            self.student.end.time,
+            self.sha256,
+            cfg.batch_size,
+            cfg.progress,
+        )
+
+    def run(self) -> Path:
+        """Fit to the last iteration, and write the best plan."""
+        cfg = self.cfg
+        if self.state["best"] is None:
+            self.save(0)
+        count = cfg.iterations if cfg.learn else 0
+        first = self.state["iteration"]
+        batches = batch_indices(cfg.images, cfg.batch_size, cfg.seed, first)
+        shown: dict[str, Any] = {"desc": self.checkpoint.parent.name, "mininterval": 1}
+        bar = tqdm(
+            range(first, count), initial=first, total=count, disable=not cfg.progress, **shown
+        )
+        for iteration in bar:
+            value = self.step(iteration, next(batches))
+            done = iteration + 1
+            if done % cfg.validate_every == 0 or done == count:
+                self.save(done)
+                best = self.state["best"]["loss"]
+                bar.set_postfix(loss=f"{value:.5f}", validation=f"{best:.5f}")
+        return finish(cfg, self.student, self.state, self.sha256)
+
+    def step(self, iteration: int, indices: list[int]) -> float:
+        """One step of Adam on a batch; its loss."""
+        cfg, optimizer = self.cfg, self.optimizer
+        assert optimizer is not None
+        x_T, x_0 = (part[indices] for part in self.fitting)
+        if self.offsets is not None:
+            x_T = (x_T + self.offsets[indices]).requires_grad_()
+        for group in optimizer.param_groups:
+            decay = 0.5 * (1 + math.cos(math.pi * iteration / cfg.iterations))
+            group["lr"] = group["rate"] * decay
+        optimizer.zero_grad()
+        value = self.loss(self.student(self.network, x_T), x_0)
+        value.backward()
+        gradients = [group["params"][0].grad for group in optimizer.param_groups]
+        if not all(tensor.isfinite().all() for tensor in (value, *gradients)):
+            self.diverge("the loss", value.item(), iteration + 1)
+        optimizer.step()
+        if self.offsets is not None:
+            assert x_T.grad is not None
+            self.offsets[indices] = moved(self.offsets[indices], x_T.grad, cfg.radius)
+        return value.item()
+
+    def save(self, iteration: int) -> None:
+        """Validate, keep the numbers if they are the best, and write a checkpoint."""
+        student, state = self.student, self.state
+        value = evaluate(student, self.network, self.validation, self.loss, self.cfg.batch_size)
+        if not all(map(math.isfinite, value.values())):
+            self.diverge("the validation loss", value["loss"], iteration)
+        state["history"].append([iteration, *value.values()])
+        if state["best"] is None or value["loss"] < state["best"]["loss"]:
+            numbers = {key: tensor.clone() for key, tensor in student.state_dict().items()}
+            state["best"] = {"iteration": iteration, **value, "student": numbers}
+        state |= {
+            "iteration": iteration,
+            "student": student.state_dict(),
+            "optimizer": self.optimizer.state_dict() if self.optimizer is not None else None,
+            "offsets": self.offsets,
+            "settings": self.settings,
+            "seconds": self.seconds + time.monotonic() - self.began,
+        }
+        save_checkpoint(self.checkpoint, state)
+
+    def diverge(self, what: str, value: float, iteration: int) -> NoReturn:
+        """Write the best plan so far, if there is one; NonFiniteError."""
+        message = f"{what} is {value} at iteration {iteration}: lower lr.*"
+        if self.state["best"] is not None:
+            path = finish(self.cfg, self.student, self.state, self.sha256)
+            message += f"; the best plan so far is {path}"
+        raise NonFiniteError(message)
 
 
 def seeds(cfg: Fit, purpose: str) -> range:

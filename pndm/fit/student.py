@@ -14,8 +14,11 @@ from pndm.plans import Plan, to_learned
 from pndm.prediction import Prediction, as_noise
 from pndm.schedules import Node, Schedule
 
-MIN_GAP = 1e-3
-"""The smallest initial gap, as a share of the interval: a softmax cannot represent 0."""
+MIN_START = 1e-3
+"""The smallest gap of a start, as a share of the interval: a softmax has no 0."""
+
+MIN_GAP = 1e-9
+"""The smallest gap that is learned: none rounds to 0, so that the times always descend."""
 
 
 class Student(nn.Module):
@@ -56,7 +59,7 @@ class Student(nn.Module):
         self.fixed_times = times
         ends = times.new_tensor([self.high]), times.new_tensor([self.low])
         gaps = -torch.diff(times, prepend=ends[0], append=ends[1])
-        logits = gaps.clamp(min=MIN_GAP * (self.high - self.low)).log()
+        logits = gaps.clamp(min=MIN_START * (self.high - self.low)).log()
         self.learn = frozenset(learn)
         self.logits = nn.Parameter(logits, requires_grad="times" in learn)
         self.weights = nn.Parameter(weights, requires_grad="weights" in learn)
@@ -71,8 +74,8 @@ class Student(nn.Module):
         """t_0 > … > t_{N−1}, [N] float64."""
         if "times" not in self.learn:
             return self.fixed_times
-        gaps = self.logits.softmax(0) * (self.high - self.low)
-        return self.high - gaps.cumsum(0)[:-1]
+        share = MIN_GAP + (1 - len(self.logits) * MIN_GAP) * self.logits.softmax(0)
+        return self.high - (self.high - self.low) * share.cumsum(0)[:-1]
 
     @property
     def network_times(self) -> Tensor:

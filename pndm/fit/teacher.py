@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pndm import noise
-from pndm._errors import NonFiniteError
+from pndm._errors import InputError, MissingFile, NonFiniteError
 from pndm._files import cache_dir
 from pndm.evaluation.statistics import load_arrays, save_arrays
 from pndm.execute import execute
@@ -69,8 +71,8 @@ def solve(
             own = hashlib.sha256(batch.cpu().numpy().tobytes()).hexdigest()
             digest = hashlib.sha256(json.dumps([*key, own]).encode()).hexdigest()[:24]
             path = cache_dir() / "teachers" / f"{digest}.npz"
-            if path.is_file():
-                x_0 = torch.from_numpy(load_arrays(path)["images"]).to(x_T)
+            x_0 = load_images(path, batch)
+            if x_0 is not None:
                 bar.update(table.nfe * len(batch))
             else:
                 x_0 = torch.cat(
@@ -84,3 +86,20 @@ def solve(
                 save_arrays(path, {"images": x_0.cpu().numpy()})
             parts.append(x_0)
     return x_T, torch.cat(parts)
+
+
+def load_images(path: Path, noise: Tensor) -> Tensor | None:
+    """The images of a file that was kept for this noise, like it; None if it is missing.
+
+    A damaged file is as good as missing, after a warning.
+    """
+    try:
+        images = torch.from_numpy(load_arrays(path)["images"])
+    except MissingFile:
+        return None
+    except (InputError, KeyError, TypeError):
+        images = torch.empty(0)
+    if images.shape == noise.shape and images.is_floating_point() and images.isfinite().all():
+        return images.to(noise)
+    warnings.warn(f"{path} is damaged: its images are computed again", stacklevel=2)
+    return None

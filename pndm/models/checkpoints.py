@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from pndm._files import make_folder, read_bytes, sha256, write_atomic, write_json
+from pndm._files import make_folder, read_bytes, sha256, write_bytes, write_json
 from pndm.models import cards, files, key_maps, locations, packings
 from pndm.models.architectures import ARCHITECTURES, Architecture
 from pndm.models.registry import WEIGHTS, CheckpointError, Format
@@ -99,7 +99,7 @@ def save(unet: UNet, path: Path) -> None:
     """Write the weights with our keys as safetensors, and a card with a hash next to them."""
     make_folder(path.parent)
     state = {name: tensor.contiguous() for name, tensor in unet.state_dict().items()}
-    write_atomic(path, lambda partial: safetensors.torch.save_file(state, partial))
+    write_bytes(path, safetensors.torch.save(state))
     source = dict(unet.provenance)
     about = {
         "name": path.stem,

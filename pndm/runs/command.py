@@ -41,6 +41,10 @@ cells: list[Run] = []
 """The runs of this command, in the order of their numbers; none in other processes' jobs."""
 
 
+failed: list[int] = []
+"""The numbers of the runs that failed in this process, whether or not a record is there."""
+
+
 def job(cfg: "DictConfig") -> None:
     """One cell; its failure is shown and recorded, and does not stop a sweep."""
     sweep, cell = os.environ.get(SWEEP), current_cell()
@@ -60,8 +64,10 @@ def job(cfg: "DictConfig") -> None:
         record = run_experiment(assign_gpu(run, cell.launcher, cell.number), sweep)
         print(f"record: {record}", flush=True)
     except PndmError as error:
+        failed.append(cell.number)
         print(f"error: {one_line(error)}", file=sys.stderr)
     except Exception:
+        failed.append(cell.number)
         traceback.print_exc()
 
 
@@ -124,7 +130,7 @@ def run_command(arguments: Sequence[str]) -> int:
     sys.argv[1:] = [*["-m"] * sweep, *options, *overrides]
     launch(job)
     interrupts.check()
-    return 1 if summarize(cells) else 0
+    return 1 if summarize(cells) or failed else 0
 
 
 def split(arguments: Sequence[str]) -> tuple[list[str], str | None, list[str]]:

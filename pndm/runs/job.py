@@ -1,7 +1,6 @@
 """A run as its processes see it: its configuration, network, and paths."""
 
 import dataclasses
-import os
 from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,12 +17,12 @@ from pndm.config.build import build_solver
 from pndm.config.schema import Run
 from pndm.evaluation.features import Extractor
 from pndm.evaluation.reference import evaluation_hash
-from pndm.models import locations, registry
+from pndm.models import locations
 from pndm.models.architectures import Architecture
 from pndm.models.flops import flops
 from pndm.runs.batches import BatchSize
 from pndm.runs.identity import image_key, run_name
-from pndm.runs.network import Runner, cached_runner, load_network
+from pndm.runs.network import Runner, cached_runner, find_weights, load_network
 from pndm.runs.shards import SHARD, Shards, Store
 
 
@@ -48,9 +47,7 @@ class Job:
     @cached_property
     def weights(self) -> Path:
         """The weights file; CheckpointError with what to fetch if it is missing."""
-        if self.cfg.model.checkpoint is not None:
-            return locations.locate(self.cfg.model.checkpoint)
-        return registry.find(self.cfg.model.name).require()
+        return find_weights(self.cfg.model)[1]
 
     @cached_property
     def key(self) -> str:
@@ -121,10 +118,8 @@ class Job:
     def _source(self) -> tuple[str, str | None, str, Hashable]:
         """The arguments for loading the weights, and the state of their files."""
         model = self.cfg.model
-        name = model.checkpoint or model.name
-        if model.checkpoint in registry.WEIGHTS:
-            name = os.path.join(os.curdir, name)  # the file, not the entry of that name
-        state = tuple(map(file_state, locations.parts(self.weights)))
+        name, path = find_weights(model)
+        state = tuple(map(file_state, locations.parts(path)))
         return name, model.architecture, model.format, state
 
     def load_weights(self) -> None:

@@ -1,10 +1,12 @@
 """Evaluation of a network: device, precision, memory layout, compilation."""
 
 import copy
+import os
 import warnings
 from collections.abc import Callable, Hashable
 from contextlib import nullcontext
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,6 +15,8 @@ from pndm import models
 from pndm._devices import copy_to
 from pndm._memory import free_memory, is_out_of_memory, memory_for
 from pndm._tf32 import tf32
+from pndm.config.schema import Model
+from pndm.models import locations, registry
 from pndm.models.unet import OUTER, UNet
 
 PRECISIONS = {
@@ -134,6 +138,19 @@ def memory_layout(device: torch.device, precision: str, channels: int) -> torch.
 def _compile(network: UNet, mode: str) -> Callable[[Tensor, Tensor], Tensor]:
     """Compile for static shapes: each batch size has a graph of its own."""
     return torch.compile(network, mode=mode, dynamic=False)
+
+
+def find_weights(model: Model) -> tuple[str, Path]:
+    """The name or path that `models.load` takes for a configured model, and the weights file.
+
+    CheckpointError with what to fetch if the file is missing.
+    """
+    if model.checkpoint is None:
+        return model.name, registry.find(model.name).require()
+    name = model.checkpoint
+    if name in registry.WEIGHTS:
+        name = os.path.join(os.curdir, name)  # the file, not the entry of that name
+    return name, locations.locate(model.checkpoint)
 
 
 @lru_cache(maxsize=4)

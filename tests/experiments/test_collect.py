@@ -4,7 +4,6 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -246,6 +245,12 @@ def features(n, seed, shift=0.0):
     return 1.1 * torch.randn(n, 5, generator=generator, dtype=torch.float64) + shift
 
 
+def row(fid, without, samples):
+    return pd.Series(
+        {"fid": fid, "samples": samples, **dict(zip(jackknife.WITHOUT, without, strict=True))}
+    )
+
+
 def test_the_jackknife_from_distances_is_that_from_sums():
     n = 203  # blocks of unequal sizes
     exact = statistics.Statistics.of(features(1000, 1))
@@ -259,8 +264,8 @@ def test_the_jackknife_from_distances_is_that_from_sums():
     (va, wa), (vb, wb) = (jackknife.distances(blocks, exact) for blocks in (a, b))
     single, paired = statistics.distance(a, exact), statistics.difference(a, b, exact)
     for result, expected in (
-        (jackknife.estimate(va, wa, n), single),
-        (jackknife.estimate(va - vb, np.subtract(wa, wb), n), paired),
+        (statistics.from_leave_one_out(va, wa, jackknife.sizes(n)), single),
+        (jackknife.paired(row(va, wa, n), row(vb, wb, n)), paired),
     ):
         for name in ("value", "bias_corrected", "se", "low", "high"):
             assert getattr(result, name) == pytest.approx(getattr(expected, name), rel=1e-8)

@@ -146,7 +146,7 @@ def test_a_difference_to_itself_is_none():
 
 
 def test_seed_sets_together_are_their_mean_and_more_certain():
-    together = mean([Estimate(1.0, 2.0, 3.0, 0.0, 0.0), Estimate(3.0, 6.0, 4.0, 0.0, 0.0)])
+    together = mean([Estimate(1.0, 2.0, 3.0), Estimate(3.0, 6.0, 4.0)])
     assert (together.value, together.bias_corrected, together.se) == (2.0, 4.0, 2.5)
     assert together.high - 4.0 == 4.0 - together.low == pytest.approx(2.5 * T_19)
     rows = pd.DataFrame(list(page.against_fixed(page.measured(), "digits")))

@@ -1,20 +1,28 @@
 """The fitting: it learns, resumes, is deterministic, and refuses what it cannot do."""
 
+import io
 import json
 import re
+import shutil
+from itertools import pairwise
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 import pndm
 from pndm import plans
-from pndm._errors import NonFiniteError
+from pndm._errors import FileError, NonFiniteError
+from pndm._files import file_lock
 from pndm.config.compose import compose_fit
 from pndm.config.schema import ConfigError
 from pndm.fit import __main__, loop, teacher
 from pndm.fit.loss import MAX_DIMENSIONS, Loss, mean_and_covariance, projection
+from pndm.models import registry
 from pndm.models.analytic import Mixture
+from pndm.models.files import CheckpointError
+from pndm.models.locations import weights_sha256
 from pndm.solvers import SOLVERS, Solver
 
 SCHEDULE = pndm.schedules.linear()
@@ -216,6 +224,75 @@ def test_a_checkpoint_of_another_fit_is_refused(network, tmp_path):
     }.items():
         with pytest.raises(ConfigError, match=f"another training .*{said}"):
             fitted(tmp_path, word)
+
+
+def test_a_checkpoint_is_refused_before_the_teacher_begins(network, tmp_path):
+    fitted(tmp_path)
+    calls = network.calls
+    with pytest.raises(ConfigError, match="another training .*seed=0"):
+        fitted(tmp_path, "seed=1")
+    (tmp_path / "checkpoint.pt").write_bytes(b"junk")
+    with pytest.raises(ConfigError, match="no checkpoint of this version"):
+        fitted(tmp_path, "seed=1")
+    assert network.calls == calls
+
+
+def test_two_fits_into_one_folder_are_refused(network, tmp_path):
+    with file_lock(tmp_path / "fit"), pytest.raises(FileError, match="locked by another process"):
+        fitted(tmp_path)
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_missing_weights_leave_no_folder(tmp_path):
+    with pytest.raises(CheckpointError, match="ddpm_cifar10"):
+        loop.fit(compose_fit(["dataset=cifar10", "steps=4", f"output={tmp_path / 'new'}"]))
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_file_with_the_name_of_registered_weights_is_the_file(tmp_path, monkeypatch):
+    source = registry.find("digits_cosine").require()
+    shutil.copy(source, tmp_path / "digits_linear")
+    monkeypatch.chdir(tmp_path)
+    words = ["schedule=cosine", "model.architecture=digits_cosine"]
+    network, sha256 = loop.load_network(
+        compose_fit([*words, "model.checkpoint=digits_linear", "device=cpu"])
+    )
+    assert sha256 == weights_sha256(source)
+    expected = pndm.models.load("digits_cosine").state_dict()
+    assert all(torch.equal(expected[k], v) for k, v in network.network.state_dict().items())
+
+
+DAMAGE = {
+    "junk": lambda images: b"junk",
+    "no images": lambda images: archive(other=images),
+    "other shape": lambda images: archive(images=images[:1]),
+    "NaN": lambda images: archive(images=images * np.nan),
+    "text": lambda images: archive(images=images.astype(str)),
+}
+
+
+def archive(**arrays):
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_images_of_the_teacher_are_computed_again(network, tmp_path, damage):
+    whole = numbers(fitted(tmp_path / "whole"))
+    for path in (tmp_path / "cache" / "teachers").iterdir():
+        path.write_bytes(DAMAGE[damage](np.load(path)["images"]))
+    calls = network.calls
+    with pytest.warns(UserWarning, match="damaged: its images are computed again"):
+        assert numbers(fitted(tmp_path / "again")) == whole
+    assert network.calls > calls + 50
+    assert numbers(fitted(tmp_path / "third")) == whole
+
+
+def test_times_that_are_pushed_together_still_descend(network, tmp_path):
+    content = fitted(tmp_path, "learn=times", "lr.times=100", "iterations=20", "moments=0")
+    times = [node["time"] for node in content["nodes"]]
+    assert all(t > s for t, s in pairwise(times)) and plans.load(tmp_path / "plan.json").nfe == 4
 
 
 REFUSED = {

@@ -1,5 +1,7 @@
 """PlanScheduler with a learned plan: `pndm.sample`, in pipelines and after saving."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -57,6 +59,42 @@ def test_noise_is_added_as_at_the_node_and_not_as_at_the_networks_time():
         assert got == pytest.approx((1 - a) ** 0.5, rel=1e-6)
     given = [schedule.node(t).alpha_bar for t in scheduler.timesteps.tolist()]
     assert max(abs(a - s.alpha_bar) for a, s in zip(given, nodes, strict=True)) > 1e-3
+
+
+def test_rows_of_one_network_time_have_the_noise_of_the_one_that_begins():
+    table = pndm.learned.read(NAME)
+    same = replace(table, times=(999.0,) * len(table.times))
+    scheduler, schedule = PlanScheduler(plan=same.to_json()), pndm.schedules.linear()
+    scheduler.set_timesteps(5)
+    x_0, e = torch.zeros(1, 1, 8, 8), torch.ones(1, 1, 8, 8)
+    for begin in range(5):
+        scheduler.set_begin_index(begin)
+        got = scheduler.add_noise(x_0, e, scheduler.timesteps[begin][None]).flatten()[0].item()
+        a = schedule.node(table.nodes[begin].time).alpha_bar
+        assert got == pytest.approx((1 - a) ** 0.5, rel=1e-6)
+
+
+def test_the_last_choice_between_a_plan_and_a_solver_counts():
+    learned = PlanScheduler(plan=NAME)
+    for chosen in ({"solver": "ddim"}, {"grid": "karras"}):
+        scheduler = PlanScheduler.from_config(learned.config, **chosen)
+        assert scheduler.learned is None and scheduler.config.items() >= chosen.items()
+    ddim = PlanScheduler(solver="ddim", grid="karras")
+    assert PlanScheduler.from_config(ddim.config, plan=NAME).solver.name == "learned"
+    assert PlanScheduler.from_config(learned.config).solver.name == "learned"
+    for chosen in ({"solver": "ddim"}, {"grid": "karras"}, {"timestep_spacing": "trailing", "grid": "linspace"}):
+        with pytest.raises(InputError, match="plan takes the place of solver"):
+            PlanScheduler(plan=NAME, **chosen)
+
+
+def test_what_a_learned_plan_ignores_is_said():
+    with pytest.warns(UserWarning, match="clip_sample=True is ignored: a learned plan"):
+        PlanScheduler(plan=NAME, clip_sample=True)
+    scheduler = PlanScheduler(plan=NAME)
+    scheduler.set_timesteps(5)
+    x = torch.zeros(1, 1, 8, 8)
+    with pytest.warns(UserWarning, match="eta=1.0 is ignored: a learned plan adds no noise"):
+        scheduler.step(x, scheduler.timesteps[0], x, eta=1.0)
 
 
 def test_what_does_not_fit_is_refused():

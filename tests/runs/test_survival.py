@@ -14,6 +14,7 @@ from commands import Fork, assert_same, finish, result, times, wait_for
 from pndm._files import file_lock, write_atomic, write_json
 from pndm.config.compose import LAUNCHERS, compose_runs
 from pndm.config.schema import ConfigError
+from pndm.runs import command
 from pndm.runs.run import run_experiment
 from pndm.runs.shards import Store
 
@@ -123,6 +124,19 @@ def test_tasks_that_would_overwrite_one_another_are_refused(monkeypatch, tmp_pat
     with pytest.raises(ValueError, match="use a single task"):
         run_experiment(cfg)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_refusal_is_a_failure_though_an_older_record_is_there(monkeypatch, tmp_path, capsys):
+    words = ["solver=ddim", "steps=2", "samples=4", "fid=off", "device=cpu", "progress=false"]
+    words += ["wandb.mode=disabled", f"outputs={tmp_path}"]
+    monkeypatch.setattr(sys, "argv", ["run.py", *words])
+    assert command.run_command(words) == 0
+    monkeypatch.setattr(command, "failed", [])
+    (lock,) = tmp_path.rglob("run.lock")
+    monkeypatch.setattr(sys, "argv", ["run.py", *words, "overwrite=true"])
+    with file_lock(lock.with_suffix("")):
+        assert command.run_command([*words, "overwrite=true"]) == 1
+    assert "is locked by another process: wait for it" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -105,6 +105,10 @@ class Settings(NamedTuple):
     defaults: frozenset[str]
 
 
+OF_METHOD = {"solver", "solver_options", "grid"}
+"""The settings whose place a learned plan takes."""
+
+
 def take_over(config: Mapping[str, Any], chosen: Mapping[str, Any]) -> Settings:
     """The settings of another scheduler with `chosen` ones in their place.
 
@@ -135,6 +139,10 @@ def take_over(config: Mapping[str, Any], chosen: Mapping[str, Any]) -> Settings:
     for name, matters, consequence in IGNORED:
         if matters(values.get(name)):
             warnings.warn(f"{name}={values[name]} is ignored: {consequence}", stacklevel=4)
+    if chosen.get("plan") is not None:
+        values = {k: v for k, v in values.items() if k not in OF_METHOD or k in chosen}
+    elif OF_METHOD & chosen.keys():
+        values.pop("plan", None)
     return Settings(values, frozenset(defaults & values.keys()))
 
 

@@ -117,9 +117,11 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
             trained_betas = [float(beta) for beta in trained_betas]
             self.register_to_config(trained_betas=trained_betas)  # as JSON can hold them
         configured_solver(self.config)  # refuses what does not exist
-        if clip_sample and solver not in CLIPPING:
+        if plan is not None and (solver != "plms" or solver_options or grid):
+            raise InputError("plan takes the place of solver, solver_options and grid: give one")
+        if clip_sample and (plan is not None or solver not in CLIPPING):
             warnings.warn(
-                f"clip_sample=True is ignored: solver={solver} does not bound x_0, as "
+                f"clip_sample=True is ignored: {self._method} does not bound x_0, as "
                 f"{' and '.join(CLIPPING)} do; pass clip_sample=False",
                 stacklevel=3,
             )
@@ -293,10 +295,11 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         """
         if self.learned is None:
             return time
-        pairs = zip(
-            self.learned.rows, self.learned.nodes, strict=False
-        )  # the last node has no row
-        return next((node.time for row, node in pairs if abs(row.time - time) < 1e-3), time)
+        # the last node has no row; two rows may have one time, of which the begun one is meant
+        pairs = list(zip(self.learned.rows, self.learned.nodes, strict=False))
+        begin = self._begin or 0
+        ordered = [*pairs[begin:], *pairs[:begin]]
+        return next((node.time for row, node in ordered if abs(row.time - time) < 1e-3), time)
 
     def _without_variance(self, output: Tensor, sample: Tensor) -> Tensor:
         """The output without the variance that the config says the network learned."""
@@ -339,12 +342,18 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
             return rows
         return bound_images(rows, self.config.get("clip_sample_range", 1.0), self._prediction)
 
+    @property
+    def _method(self) -> str:
+        """What warnings call the method."""
+        is_learned = self.config.plan is not None
+        return "a learned plan" if is_learned else f"solver={self.config.solver}"
+
     def _set_eta(self, eta: float) -> None:
         """Plan the same times again with another η."""
         assert self.plan is not None
-        if not takes_eta(self.config.solver):
+        if self.learned is not None or not takes_eta(self.config.solver):
             warnings.warn(
-                f"eta={eta} is ignored: solver={self.config.solver} adds no noise, ddim does",
+                f"eta={eta} is ignored: {self._method} adds no noise, solver=ddim does",
                 stacklevel=3,
             )
             self._eta = eta
