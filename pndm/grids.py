@@ -12,7 +12,7 @@ from numbers import Integral
 from typing import SupportsInt, TypeGuard
 
 from pndm._errors import InputError
-from pndm.schedules import Schedule, linspace
+from pndm.schedules import Schedule, linspace, number
 
 Grid = str | Sequence[float]
 
@@ -98,7 +98,8 @@ def times(grid: Grid, steps: int | None, schedule: Schedule) -> tuple[float, ...
     """The N+1 descending times [t_0, …, t_N] of a named grid, or a list of them, checked.
 
     InputError for an unknown name, steps outside 1…T, and a list that is not strictly descending,
-    leaves [−1, T−1], goes below 0 before its end, or disagrees with `steps`.
+    leaves [−1, T−1], goes below 0 before its end, or disagrees with `steps`; and for a schedule
+    that has no signal or no noise where the network is evaluated (see `Schedule.node`).
     """
     if isinstance(grid, str):
         grid_times = named(grid)
@@ -110,12 +111,20 @@ def times(grid: Grid, steps: int | None, schedule: Schedule) -> tuple[float, ...
             schedule.time_at(
                 schedule.log_alpha_bar(0)
             )  # raises InputError if the clock has no inverse
-        return (*(float(t) for t in reversed(grid_times(count, schedule))), -1.0)
+        nodes = (*(float(t) for t in reversed(grid_times(count, schedule))), -1.0)
+    else:
+        nodes = _checked(grid, steps, schedule)
+    for t in (nodes[0], nodes[-2]):
+        schedule.node(t)  # raises InputError where no method can divide by its signal or noise
+    return nodes
 
+
+def _checked(grid: object, steps: int | None, schedule: Schedule) -> tuple[float, ...]:
+    """The times of a list, or InputError."""
     if not isinstance(grid, Iterable):
         raise InputError(f"grid is {grid!r}, but must be a name or a list of times")
     try:
-        nodes = tuple(float(t) for t in grid)
+        nodes = tuple(map(number, grid))
     except (TypeError, ValueError):
         raise InputError(f"grid is {grid!r}, but must be a name or a list of times") from None
     if len(nodes) < 2 or any(not t > s for t, s in pairwise(nodes)):

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import accumulate
 from numbers import Integral
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -26,6 +26,9 @@ Convention = Literal["aligned", "released", "diffusers"]
 
 MIN_ALPHA_BAR = 4e-5
 """Floor of ᾱ in plans of the aligned convention, just under the linear schedule's own minimum."""
+
+TINY = torch.finfo(torch.float32).tiny
+"""The smallest ᾱ of a node, so that 1/√ᾱ and its products with networks' outputs are float32."""
 
 
 class Node(NamedTuple):
@@ -55,7 +58,7 @@ class Schedule(ABC):
     min_alpha_bar: float
 
     def __post_init__(self) -> None:
-        if not 0 <= self.min_alpha_bar < 1:
+        if not (is_number(self.min_alpha_bar) and 0 <= self.min_alpha_bar < 1):
             raise InputError(f"min_alpha_bar is {self.min_alpha_bar}, but must be in [0, 1)")
 
     @abstractmethod
@@ -86,11 +89,22 @@ class Schedule(ABC):
         return math.exp(self.log_alpha_bar(t))
 
     def node(self, t: float) -> Node:
-        """The node at time t: ᾱ floored at `min_alpha_bar`, and the slope of the floored ᾱ."""
+        """The node at time t: ᾱ floored at `min_alpha_bar`, and the slope of the floored ᾱ.
+
+        InputError where ᾱ is 0 or, at a time of the network, 1 up to rounding.
+        """
         alpha_bar = self.alpha_bar(t)
-        if alpha_bar < self.min_alpha_bar:
-            return Node(t, self.min_alpha_bar, 0.0)
-        return Node(t, alpha_bar, self.dlog_alpha_bar(t))
+        floored = max(alpha_bar, self.min_alpha_bar)
+        if floored < TINY:
+            raise InputError(
+                f"{self.name} has ᾱ = {floored:.3g} at time {t:g}, too little to sample from: "
+                "give smaller betas, or a min_alpha_bar, which the aligned convention has"
+            )
+        if floored == 1 and t >= 0:
+            raise InputError(
+                f"{self.name} has ᾱ = 1 at time {t:g}, so no noise to predict: give larger betas"
+            )
+        return Node(t, floored, 0.0 if alpha_bar < floored else self.dlog_alpha_bar(t))
 
     def log_node(self, t: float) -> float:
         """log ᾱ of the node at t, without the rounding error of going through ᾱ."""
@@ -218,12 +232,24 @@ class VP(Schedule):
         return inverse
 
 
+def is_number(value: object) -> bool:
+    """Whether a value is a real number or a tensor, not text; booleans do not count."""
+    return hasattr(value, "__float__") and not isinstance(value, bool)
+
+
+def number(value: Any) -> float:
+    """A number as a float; TypeError for text and booleans, which `float` would take."""
+    if not is_number(value):
+        raise TypeError(f"{value!r} is no number")
+    return float(value)
+
+
 def check_betas(name: str, timesteps: int, *betas: float) -> None:
     """Raise InputError unless timesteps is an integer ≥ 1 and every β is in (0, 1)."""
     if not isinstance(timesteps, Integral) or timesteps < 1:
         raise InputError(f"{name}: timesteps is {timesteps}, but must be a whole number from 1")
     for beta in betas:
-        if not 0 < beta < 1:
+        if not (is_number(beta) and 0 < beta < 1):
             raise InputError(f"{name}: every β must be strictly between 0 and 1, not {beta}")
 
 

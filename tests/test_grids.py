@@ -180,7 +180,9 @@ def test_the_released_convention_refuses_clocks(grid, steps):
         times(grid, steps, make("linear", "released"))
 
 
-@pytest.mark.parametrize("grid", [[None, 1], [[1], [0]], np.array(5.0), ["a", "b"]])
+@pytest.mark.parametrize(
+    "grid", [[None, 1], [[1], [0]], np.array(5.0), ["9", "-1"], [True, False]]
+)
 def test_what_is_no_list_of_times_is_refused(grid):
     with pytest.raises(ValueError, match="a name or a list of times"):
         times(grid, None, make("linear"))

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from mpmath import mp
 from physics import CONVENTIONS, Process, alpha_bars, make
 
-from pndm import schedules
+import pndm
+from pndm import schedules, solvers
+from pndm._errors import InputError
 from pndm.schedules import MIN_ALPHA_BAR, SCHEDULES, from_betas
 
 TABLES = [name for name in SCHEDULES if name != "vp"]
@@ -174,6 +176,9 @@ def test_times_outside_are_refused(name, t):
         lambda: schedules.linear(convention="aligend"),
         lambda: schedules.linear(min_alpha_bar=1.0),
         lambda: schedules.linear(min_alpha_bar=-0.1),
+        lambda: schedules.linear(min_alpha_bar="x"),
+        lambda: schedules.linear(beta_start="x"),
+        lambda: from_betas("x", ["0.1"]),
         lambda: schedules.linear(timesteps=0),
         lambda: schedules.vp(timesteps=0),
         lambda: schedules.vp(min_alpha_bar=2),
@@ -199,3 +204,21 @@ def test_ends_of_beta_are_refused_by_value(name):
     for ends in ({"beta_start": -1.0}, {"beta_end": 1.0}):
         with pytest.raises(ValueError, match="strictly between 0 and 1, not"):
             SCHEDULES[name](**ends)
+
+
+@pytest.mark.parametrize("solver", [solvers.ddim(), solvers.plms(), solvers.fon(), solvers.deis()])
+@pytest.mark.parametrize(
+    ("schedule", "grid", "said"),
+    [
+        (schedules.linear(1000, 0.5, 0.9, "diffusers"), "leading", "at time 900.* smaller betas"),
+        (schedules.linear(1000, 0.5, 0.9, "released"), "trailing", "at time 999.* smaller betas"),
+        (schedules.linear(beta_end=0.9, min_alpha_bar=0), [999, 500, 0, -1], "or a min_alpha_bar"),
+        (schedules.vp(1000, 0.5, 0.99, min_alpha_bar=0), "karras", "at time 999.* smaller betas"),
+        (schedules.linear(beta_start=1e-18), "leading", "ᾱ = 1 at time 0, .* larger betas"),
+        (schedules.linear(beta_start=1e-18), "uniform_lambda", "ᾱ = 1 at time 0, "),
+    ],
+)
+def test_a_schedule_without_signal_or_noise_is_refused(schedule, grid, said, solver):
+    with pytest.raises(InputError, match=said) as error:
+        pndm.plan(solver, schedule, None if isinstance(grid, list) else 10, grid)
+    assert "\n" not in str(error.value)

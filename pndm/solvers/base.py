@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from pndm._errors import InputError
 from pndm.grids import is_whole
+from pndm.schedules import is_number
 from pndm.solvers.gradient import Gradient
 from pndm.solvers.linear_multistep import ADAMS_BASHFORTH, Multistep
 from pndm.solvers.transfer import Transfer
@@ -79,7 +80,8 @@ class ProbabilityFlow:
     atol: float = 1e-5
 
     def __post_init__(self) -> None:
-        if not (self.rtol >= 0 and self.atol >= 0 and 0 < self.rtol + self.atol < math.inf):
+        numbers = is_number(self.rtol) and is_number(self.atol)
+        if not (numbers and min(self.rtol, self.atol) >= 0 < self.rtol + self.atol < math.inf):
             raise InputError(
                 f"rtol is {self.rtol} and atol {self.atol}, but at least one must be positive "
                 "and none negative or infinite: the paper uses 1e-5"

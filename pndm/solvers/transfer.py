@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
 from pndm._errors import InputError
-from pndm.schedules import Node
+from pndm.schedules import Node, is_number
 
 
 class Keep(NamedTuple):
@@ -80,7 +80,7 @@ class Pseudo:
     clip: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.eta <= 1:
+        if not (is_number(self.eta) and 0 <= self.eta <= 1):
             raise InputError(f"eta is {self.eta}, but must be between 0 (DDIM) and 1 (DDPM)")
 
     def keep(self, here: Node, start: Node) -> Keep:

@@ -84,11 +84,14 @@ def test_options():
         ("ddim", {"eta": -0.1}),
         ("ddim", {"eta": 1.01}),
         ("ddim", {"eta": float("nan")}),
+        ("ddim", {"eta": "x"}),
         ("ddpm", {"variance": "tiny"}),
         ("pf", {"rtol": -1e-5}),
         ("pf", {"atol": -1e-5}),
         ("pf", {"rtol": 0.0, "atol": 0.0}),
         ("pf", {"rtol": float("nan")}),
+        ("pf", {"rtol": "x"}),
+        ("pf", {"atol": None}),
     ],
 )
 def test_bad_options_are_refused_in_one_line(name, options):
