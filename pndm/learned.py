@@ -20,7 +20,7 @@ from typing import Any, get_args
 
 from pndm._errors import InputError
 from pndm.prediction import Prediction
-from pndm.schedules import Node, Schedule
+from pndm.schedules import Node, Schedule, number
 
 SCHEMA = 1
 """The version of the file's keys."""
@@ -33,6 +33,9 @@ FIRST_SEED_SET = 10**6
 
 SHIPPED = Path(__file__).parent / "models" / "plans"
 """The folder of the plans that come with the package, NETWORK-EVALUATIONS.json."""
+
+MAX_WEIGHT = 1e6
+"""The largest |w_ij|, which leaves sums of evaluations in the range of float32."""
 
 TOLERANCE = 1e-6
 """The largest relative difference of ᾱ at which two schedules count as equal."""
@@ -66,8 +69,13 @@ class Learned:
                 f"not {len(self.weights)}"
             )
         numbers = [*self.times, *(value for node in self.nodes for value in node[:2])]
-        if not all(map(math.isfinite, [*numbers, *(w for row in self.weights for w in row)])):
+        weights = [w for row in self.weights for w in row]
+        if not all(map(math.isfinite, [*numbers, *weights])):
             raise InputError("a time, ᾱ or weight is not a finite number")
+        if any(abs(w) > MAX_WEIGHT for w in weights):
+            raise InputError(
+                f"a weight is {max(weights, key=abs):g}: they are within ±{MAX_WEIGHT:g}"
+            )
         for i, row in enumerate(self.weights):
             if len(row) != i + 1:
                 raise InputError(f"row {i} has {len(row)} weights, but must have {i + 1}")
@@ -163,20 +171,22 @@ class Learned:
             raise InputError(f"schema {schema} is of a newer version of pndm: update pndm")
         try:
             network, fitted = dict(content["network"]), dict(content["fitted"])
+            schedule = dict(content["schedule"])
             if not isinstance(network.get("sha256"), str | None):
                 raise TypeError("the network's sha256 is no text")
-            dict(fitted.get("start", {}))
+            if not isinstance(fitted.get("start", {}), dict):
+                raise TypeError("what it was fitted from, start, is no object")
+            json.dumps([network, schedule, fitted], allow_nan=False)
             return cls(
                 str(content["name"]),
                 tuple(
-                    Node(_number(n["time"]), _number(n["alpha_bar"]), 0.0)
-                    for n in content["nodes"]
+                    Node(number(n["time"]), number(n["alpha_bar"]), 0.0) for n in content["nodes"]
                 ),
-                tuple(_number(row["time"]) for row in content["rows"]),
-                tuple(tuple(map(_number, row["weights"])) for row in content["rows"]),
+                tuple(number(row["time"]) for row in content["rows"]),
+                tuple(tuple(map(number, row["weights"])) for row in content["rows"]),
                 content["prediction"],
                 network,
-                dict(content["schedule"]),
+                schedule,
                 fitted,
                 override,
             )
@@ -188,27 +198,20 @@ class Learned:
             raise InputError(f"this is no plan: {error}") from None
 
 
-def _number(value: Any) -> float:
-    """A number of a file; TypeError for text and booleans, which `float` would take."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{value!r} is no number")
-    return float(value)
-
-
 def read(source: str | Path, override: bool = False) -> Learned:
     """The plan in a file, or the shipped one of that name; InputError for a file that is none."""
     path = Path(source)
-    if not path.is_file():
-        shipped = SHIPPED / f"{source}.json"
-        if not shipped.is_file():
-            known = ", ".join(names()) or "none"
-            raise InputError(f"plan={source}: no such file, and shipped plans are {known}")
-        path = shipped
     try:
+        if not path.is_file():
+            path = SHIPPED / f"{source}.json"
         content = json.loads(path.read_text(encoding="utf-8"))
         return Learned.from_json(content, override)
-    except (OSError, ValueError) as error:  # an InputError is a ValueError
-        raise InputError(f"plan={source}: {error}") from None
+    except (FileNotFoundError, NotADirectoryError):
+        known = ", ".join(names()) or "none"
+        raise InputError(f"plan={source}: no such file, and shipped plans are {known}") from None
+    except (OSError, ValueError, RecursionError) as error:  # an InputError is a ValueError
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"plan={source}: {reason}") from None
 
 
 def names() -> list[str]:

@@ -82,6 +82,10 @@ BAD = {
     "huge": (lambda c: c["rows"][0].update(time=10**400), "this is no plan"),
     "hash": (lambda c: c["network"].update(sha256=5), "the network's sha256 is no text"),
     "start": (lambda c: c["fitted"].update(start="x"), "this is no plan"),
+    "no start": (lambda c: c["fitted"].update(start=""), "this is no plan"),
+    "pairs": (lambda c: c["fitted"].update(start=[["a", "b"]]), "this is no plan"),
+    "NaN in words": (lambda c: c["fitted"].update(loss=math.nan), "this is no plan"),
+    "heavy": (lambda c: c["rows"][0].update(weights=[-1e308]), "a weight is -1e\\+308: they are"),
 }
 
 
@@ -94,11 +98,13 @@ def test_a_bad_file_is_one_line(case, write):
 
 
 def test_a_file_that_is_none_is_one_line(write, tmp_path):
-    for text in ("", "[]", "{", "3", "\x00"):
+    for text in ("", "[]", "{", "3", "\x00", "[" * 100_000):
         with pytest.raises(InputError, match="plan.json: "):
             plans.load(write(text))
     with pytest.raises(InputError, match="no such file, and shipped plans are digits_"):
         plans.load(tmp_path / "none.json")
+    with pytest.raises(InputError, match="plan=xxx.*: File name too long"):
+        plans.load("x" * 300)
     with pytest.raises(InputError, match="was not learned"):
         plans.save(pndm.plan(pndm.solvers.ddim(), LINEAR, 5), tmp_path / "x.json")
 
