@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pndm._files import read_json
 from pndm.models.registry import ARCHITECTURES, CheckpointError
 
 STEM = "diffusion_pytorch_model"
@@ -31,11 +32,11 @@ def read(path: Path) -> dict[str, Any]:
     try:
         text = card_path.read_text(encoding="utf-8-sig")
         card, _ = json.JSONDecoder().raw_decode(text.lstrip())
-    except ValueError:
+    except (ValueError, RecursionError):
         raise CheckpointError(f"{card_path} is not a card of weights: fix or remove it") from None
     if not isinstance(card, dict) or not {"name", "architecture", "sha256"} <= card.keys():
         return {}
-    if card["architecture"] is not None and card["architecture"] not in ARCHITECTURES:
+    if card["architecture"] not in (None, *ARCHITECTURES):
         return {}
     if card.get("ema") is not None:
         card["ema"] = bool(card["ema"])  # training writes the rate of the average
@@ -55,17 +56,22 @@ def _of_scheduler(path: Path) -> dict[str, Any]:
         return {}
     here = path.parent
     for file in (here / "scheduler_config.json", here.parent / "scheduler/scheduler_config.json"):
-        try:
-            config = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        config = read_json(file)
+        if config is None:
             continue
-        if not isinstance(config, dict) or config.get("trained_betas") is not None:
+        if config.get("trained_betas") is not None:
             return {}
-        schedule = SCHEDULES.get(config.get("beta_schedule", "linear"))
+        try:
+            schedule = SCHEDULES.get(config.get("beta_schedule", "linear"))
+            prediction = PREDICTIONS.get(config.get("prediction_type", "epsilon"))
+        except TypeError:  # a list or an object, which is no key
+            raise CheckpointError(
+                f"{file} is not a scheduler's config of diffusers: fix or remove it"
+            ) from None
         entries = {
             "schedule": schedule,
             "timesteps": config.get("num_train_timesteps"),
-            "prediction": PREDICTIONS.get(config.get("prediction_type", "epsilon")),
+            "prediction": prediction,
         }
         if schedule != "cosine":
             entries |= {key: config.get(key) for key in ("beta_start", "beta_end")}

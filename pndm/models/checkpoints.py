@@ -5,7 +5,6 @@ file that needs more than tensors is rejected.
 """
 
 import io
-import json
 import pickle
 import re
 import warnings
@@ -19,7 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from pndm._files import make_folder, read_bytes, sha256, write_bytes, write_json
+from pndm._files import make_folder, read_bytes, read_json, sha256, write_bytes, write_json
 from pndm.models import cards, files, key_maps, locations, packings
 from pndm.models.architectures import ARCHITECTURES, Architecture
 from pndm.models.registry import WEIGHTS, CheckpointError, Format
@@ -187,6 +186,7 @@ def fit(state: State, arch: Architecture, name: str) -> UNet:
             f"{name} does not fit: {len(unsupported)} are not dense floating-point tensors "
             f"({unsupported[0]}, …)"
         )
+    state = {key: tensor.float() for key, tensor in state.items()}  # where 1e300 is infinite
     state, expected = key_maps.rename_keys(state, unet), unet.state_dict()
     common = [key for key in expected if key in state]
     faults = {
@@ -206,14 +206,14 @@ def fit(state: State, arch: Architecture, name: str) -> UNet:
     ]
     if messages:
         raise CheckpointError(f"{name} does not fit: {'; '.join(messages)}")
-    state = {key: tensor.float().contiguous() for key, tensor in state.items()}
+    state = {key: tensor.contiguous() for key, tensor in state.items()}
     unet.load_state_dict(state, assign=True)
     return unet
 
 
 def _plain(tensor: Tensor) -> bool:
-    """Whether a tensor is dense and floating-point: not sparse, quantized or meta."""
-    whole = tensor.layout == torch.strided and not tensor.is_meta
+    """Whether a tensor is dense and floating-point: not sparse, nested, quantized or meta."""
+    whole = tensor.layout == torch.strided and not (tensor.is_nested or tensor.is_meta)
     return whole and tensor.is_floating_point()
 
 
@@ -225,12 +225,9 @@ def check_settings(path: Path, arch: Architecture) -> None:
     config_path = path.with_name("config.json")
     if not path.name.startswith(cards.STEM) or not config_path.is_file():
         return
-    try:
-        config = dict(json.loads(config_path.read_text(encoding="utf-8")))
-    except (TypeError, ValueError):
-        raise CheckpointError(
-            f"{config_path} is not a config of diffusers: fix or remove it"
-        ) from None
+    config = read_json(config_path)
+    if config is None:
+        raise CheckpointError(f"{config_path} is not a config of diffusers: fix or remove it")
     widths = [arch.channels * m for m in arch.channel_mult]
     sizes = [arch.image_size // arch.patch >> i for i in range(len(widths))]
     attending = {

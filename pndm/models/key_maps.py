@@ -99,7 +99,7 @@ def rename_keys(state: State, unet: UNet) -> State:
         if key == "sigmas":  # score-SDE's table of noise levels, not a weight
             continue
         if leaf == "W":  # score-SDE's NIN, x·W + b over the channels
-            leaf, tensor = "weight", tensor.mT
+            leaf, tensor = "weight", tensor.mT if tensor.ndim > 1 else tensor
         elif leaf == "b":
             leaf = "bias"
         name = f"{table[module]}.{leaf}" if module in table else key
@@ -114,7 +114,8 @@ def split_qkv(state: State, heads: int) -> State:
     """Split [heads·3·(C/heads), …] into three of [C, …]: iDDPM fuses q, k, v head by head."""
     split: State = {}
     for key, tensor in state.items():
-        if ".qkv." not in key or tensor.shape[0] % (3 * heads):
+        size = len(tensor) if tensor.ndim else 0
+        if ".qkv." not in key or not size or size % (3 * heads):
             split[key] = tensor
             continue
         for name, part in zip("qkv", tensor.unflatten(0, (heads, 3, -1)).unbind(1), strict=True):

@@ -4,15 +4,15 @@ Does not import torch, so that configurations are validated without delay.
 """
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from pndm._download import CONNECT, NotThere, Remote, Unavailable, download, mirror
-from pndm._errors import InputError, one_line
-from pndm._files import cache_dir, expand_user, sha256
+from pndm._errors import InputError, file_errors, one_line
+from pndm._files import cache_dir, expand_user, read_json, sha256
 from pndm.models.cards import STEM
 from pndm.models.registry import HUB, WEIGHTS, CheckpointError, find
 
@@ -21,6 +21,9 @@ INDEX = ".index"
 
 OFFLINE = "PNDM_OFFLINE"
 """Set, by `fetch=off`, where nothing may be downloaded."""
+
+REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+"""OWNER/NAME of a repository on the hub."""
 
 PART = re.compile(r"-\d{5}-of-\d{5}\.")
 """The part of a file name that marks one shard of weights."""
@@ -52,12 +55,14 @@ def locate(weights: str, ema: bool = True) -> Path:
     if weights.startswith(HUB):
         return _from_hub(weights.removeprefix(HUB), ema)
     path = expand_user(weights)
-    if path.is_dir():
-        for member in members(ema):
-            if (path / member).is_file():
-                return path / member
-        raise CheckpointError(f"{path} is a folder without {wanted()}{_others(path)}")
-    if not path.is_file():
+    with file_errors():
+        if path.is_dir():
+            for member in members(ema):
+                if (path / member).is_file():
+                    return path / member
+            raise CheckpointError(f"{path} is a folder without {wanted()}{_others(path)}")
+        is_file = path.is_file()
+    if not is_file:
         if not path.suffix and path.name == weights:
             find(weights)
         raise CheckpointError(f"there is no file {path}")
@@ -83,11 +88,9 @@ def parts(path: Path) -> list[Path]:
     """The files of some weights: one, or those listed by an index; CheckpointError if missing."""
     if not is_index(path):
         return [path]
-    try:
-        files = [path.with_name(name) for name in _listed(path)]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise CheckpointError(f"{path} is not an index of weights: get it again") from None
-    missing = [file.name for file in files if not file.is_file()]
+    files = [path.with_name(name) for name in _listed(path)]
+    with file_errors():
+        missing = [file.name for file in files if not file.is_file()]
     if missing or not files:
         raise CheckpointError(
             f"{path} lists {len(files)} parts, of which {len(missing)} are missing "
@@ -128,6 +131,8 @@ def _others(path: Path) -> str:
 
 
 def _from_hub(repository: str, ema: bool) -> Path:
+    if not REPOSITORY.fullmatch(repository):
+        raise CheckpointError(f"{HUB}{repository}: weights on the hub are {HUB}OWNER/NAME")
     for entry in WEIGHTS.values():
         if ema and entry.ema is False and f"/{repository}/" in entry.url:
             raise CheckpointError(f"{repository} holds no average: ask for {entry.name} by name")
@@ -210,7 +215,11 @@ def _from_mirror(repository: str, ema: bool) -> Path:
 
 
 def _listed(path: Path) -> list[str]:
-    """The parts that an index lists, whether they exist or not."""
+    """The parts that an index lists, whether they exist or not; CheckpointError if it is none."""
     if not is_index(path):
         return []
-    return sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
+    places = (read_json(path) or {}).get("weight_map")
+    names: list[Any] = list(places.values()) if isinstance(places, dict) else [places]
+    if not all(isinstance(name, str) and "" != name == Path(name).name for name in names):
+        raise CheckpointError(f"{path} is not an index of weights: get it again")
+    return sorted(set(names))

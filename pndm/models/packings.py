@@ -64,7 +64,12 @@ def unpack(content: Any, ema: bool, name: str) -> tuple[dict, Format | None, boo
         content = dict(zip(keys, content, strict=True))
     if not isinstance(content, dict):
         raise CheckpointError(f"{name} holds a {type(content).__name__}, not a state_dict")
-    candidates = list(networks(_under_plain_keys(content)))
+    try:
+        candidates = list(networks(_under_plain_keys(content)))
+    except RecursionError:
+        raise CheckpointError(
+            f"{name} holds itself, or dictionaries nested too deeply: save only its tensors"
+        ) from None
     if not candidates:
         return _only_state(content), packing, None
     for one in candidates:
@@ -84,7 +89,11 @@ def unpack(content: Any, ema: bool, name: str) -> tuple[dict, Format | None, boo
             )
         return one.by_name, packing, True
     one = _one(last, name, "")
-    unread = [str(key) for key, value in content.items() if AVERAGE.search(_words(key)) and value]
+    unread = [
+        str(key)
+        for key, value in content.items()
+        if AVERAGE.search(_words(key)) and (value.numel() if isinstance(value, Tensor) else value)
+    ]
     if unread:
         raise CheckpointError(
             f"{name} holds {', '.join(unread)}, but no average of all weights was found there: "
@@ -176,7 +185,11 @@ def _without_dots(flat: State, prefix: str, state: State, place: str) -> Iterato
 def _is_updated(content: Mapping[Any, Any]) -> bool:
     """Whether the update counter of an average, if there is one, is not zero."""
     counts = [content[key] for key in COUNTERS if key in content]
-    return all(bool(count) for count in counts if isinstance(count, int | Tensor))
+    return all(
+        bool(count)
+        for count in counts
+        if isinstance(count, int) or (isinstance(count, Tensor) and count.numel() == 1)
+    )
 
 
 def _sort(candidates: list[Candidate], name: str) -> tuple[list[Candidate], list[Candidate]]:

@@ -16,6 +16,7 @@ from references.families import diffusers_unet
 from references.parameters import randomised
 
 import pndm
+from pndm._errors import FileError
 from pndm._files import sha256
 from pndm.models import cards, checkpoints, files, key_maps, registry
 from pndm.models.architectures import ARCHITECTURES
@@ -31,6 +32,10 @@ TINY = replace(
     blocks=1,
     attention=(4,),
 )
+
+
+DEEP = '{"a": ' * 100_000
+"""JSON that Python's parser does not follow to its end."""
 
 
 @cache
@@ -155,6 +160,15 @@ def test_score_sde(tmp_path, family):
     refused("no moving average", saved(content, path), arch)
 
 
+@pytest.mark.parametrize("family, part", [("pf_cifar10", ".NIN_0.W"), ("iddpm_cifar10", ".qkv.")])
+@pytest.mark.parametrize("shape", [(), (0,), (5,)])
+def test_tensors_of_other_axes_than_their_names_say(tmp_path, family, part, shape):
+    state = {key: value.float() for key, value in small.state(family).items()}
+    key = next(key for key in state if part in key)
+    path = saved({**state, key: torch.zeros(shape)}, tmp_path / "model.pt")
+    refused("does not fit", path, small.ARCHITECTURE[family])
+
+
 @pytest.fixture(scope="module")
 def diffusers_state() -> dict:
     """Our random weights inside diffusers' network: its own names, orders and shapes."""
@@ -221,8 +235,9 @@ def test_what_diffusers_says_of_its_weights_must_fit(tmp_path, diffusers_state):
         path.write_text(json.dumps(message | wrong))
         (key,) = wrong
         refused(f"config.json says {key}=", tmp_path / "model")
-    path.write_text(json.dumps([1]))
-    refused("is not a config of diffusers", tmp_path / "model")
+    for content in ("[1]", DEEP):
+        path.write_text(content)
+        refused("is not a config of diffusers", tmp_path / "model")
 
 
 @pytest.mark.parametrize(
@@ -258,8 +273,9 @@ def test_own_files_and_their_cards(tmp_path):
     assert "ddpm_cifar10" in refused("does not fit", path, None)
     path.with_suffix(".json").write_text(json.dumps({**card, "sha256": "0" * 64}))
     refused("not the file that its card describes", path)
-    path.with_suffix(".json").write_text("{")
-    refused("is not a card", path)
+    for content in ("{", DEEP):
+        path.with_suffix(".json").write_text(content)
+        refused("is not a card", path)
 
 
 def test_a_checkpoint_of_training(tmp_path):
@@ -278,8 +294,9 @@ def test_the_shipped_weights(name):
     assert (e - x).square().mean() < 0.05  # at the end of time nearly all is noise
 
 
-def test_half_precision_is_widened(tmp_path):
-    path = saved({k: v.half() for k, v in weights().items()}, tmp_path / "half.ckpt")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.float8_e4m3fn])
+def test_other_precisions_become_single(tmp_path, dtype):
+    path = saved({k: v.to(dtype) for k, v in weights().items()}, tmp_path / "other.ckpt")
     assert {p.dtype for p in load(path).parameters()} == {torch.float32}
 
 
@@ -358,7 +375,9 @@ def test_another_architecture(tmp_path):
     refused(r"\d+ unexpected \(down.1.attn.0.norm", path, replace(TINY, attention=()))
     wide = replace(TINY, channels=16)
     refused(r"misshapen \(temb.dense.0.weight \[32, 8\] for \[64, 16\], ", path, wide)
-    refused("not finite", saved({**weights(), "conv_in.bias": torch.full((8,), torch.nan)}, path))
+    for value in (torch.nan, 1e300):  # in single precision infinite
+        bias = torch.full((8,), value, dtype=torch.float64)
+        refused("not finite", saved({**weights(), "conv_in.bias": bias}, path))
     refused("unexpected", saved({"features.0.weight": torch.zeros(3)}, path))
 
 
@@ -375,6 +394,8 @@ def test_files_need_an_architecture(tmp_path):
 
 def test_missing_files(tmp_path):
     refused("there is no file", tmp_path / "x.ckpt")
+    with pytest.raises(FileError, match="File name too long"):
+        load("x" * 300)
     refused("did you mean ddpm_cifar10", "ddpm_cifar1", None)
     (tmp_path / "empty").mkdir()
     refused("folder without diffusion_pytorch_model.safetensors", tmp_path / "empty")
@@ -393,6 +414,8 @@ def test_hub_offline():
     pytest.importorskip("huggingface_hub")
     refused("cannot reach|is not available", "hf://someone/something")
     refused("ask for ddpm_cifar10_nonema_hub by name", "hf://google/ddpm-cifar10-32")
+    for address in ("hf://", "hf://google", "hf://google/"):
+        refused("weights on the hub are hf://OWNER/NAME", address)
 
 
 def test_a_registered_file_with_a_wrong_hash(monkeypatch, tmp_path):
@@ -425,6 +448,7 @@ def test_a_flipped_bit_in_an_archive(tmp_path):
     refused("truncated or damaged", path)
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
 @pytest.mark.parametrize(
     "change",
     [
@@ -432,6 +456,7 @@ def test_a_flipped_bit_in_an_archive(tmp_path):
         lambda tensor: tensor.to("meta"),
         lambda tensor: tensor.to(torch.int8),
         lambda tensor: tensor.to(torch.complex64),
+        lambda tensor: torch.nested.nested_tensor(list(tensor)),
     ],
 )
 def test_tensors_that_are_no_plain_numbers(tmp_path, change):

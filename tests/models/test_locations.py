@@ -148,7 +148,11 @@ def test_parts_of_a_variant(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", "{}", '{"weight_map": [1]}', '{"weight_map": {}}']
+    "content",
+    [
+        *("", "{", "[]", "{}", "[" * 100_000, '{"weight_map": [1]}', '{"weight_map": {}}'),
+        *('{"weight_map": {"a": [1]}}', '{"weight_map": {"a": "b/c"}}'),
+    ],
 )
 def test_a_list_of_parts_that_is_none(tmp_path, content):
     (tmp_path / f"{STEM}.safetensors.index.json").write_text(content)
@@ -174,6 +178,8 @@ FOREIGN = {
     "with a byte order mark": '\ufeff{"lr": 1}',
     "another site's card": '{"name": "a", "architecture": "sd15", "sha256": "00"}',
     "another site's hash": '{"modelId": 3, "sha256": "00"}',
+    "a list of networks": '{"name": "a", "architecture": ["digits_linear"], "sha256": "00"}',
+    "a network's settings": '{"name": "a", "architecture": {}, "sha256": "00"}',
 }
 
 
@@ -228,8 +234,14 @@ def test_the_scheduler_of_a_folder_says_it(tmp_path, place, config, said):
     (tmp_path / "scheduler").mkdir()
     there.write_text(json.dumps(config))
     assert cards.trained_on(path) == said
-    there.write_text("{")
-    assert cards.trained_on(path) == {}
+    for content in ("{", "[" * 100_000):
+        there.write_text(content)
+        assert cards.trained_on(path) == {}
+    for key in ("beta_schedule", "prediction_type"):
+        for value in (["linear"], {}):
+            there.write_text(json.dumps({key: value}))
+            with pytest.raises(CheckpointError, match="is not a scheduler's config of diffusers"):
+                cards.trained_on(path)
 
 
 # convert

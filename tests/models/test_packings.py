@@ -189,6 +189,20 @@ def test_names_without_dots():
     refused("never updated", content)
 
 
+def test_odd_counters_and_averages_of_one_tensor():
+    """What is no number of updates says nothing of them."""
+    average = {"num_updates": torch.ones(2), **network(2, "ema_model.")}
+    content = {"model": network(1), "ema": average}
+    assert is_network(unpack(content, True, "file.pt")[0], 2)
+    refused("holds ema, but no average", {"model": network(1), "ema": torch.ones(2)})
+
+
+def test_a_dictionary_that_holds_itself():
+    content = {"model": network(1)}
+    content["self"] = content
+    refused("holds itself, or dictionaries nested too deeply", content)
+
+
 def test_an_average_that_has_not_begun():
     inner = {"initted": torch.tensor(False), **network(2, "ema_model.")}
     refused("never updated", {"model": network(1), "ema": inner, "step": 1})
