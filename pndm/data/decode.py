@@ -1,5 +1,6 @@
 """Decoding image files to 8-bit RGB, exactly, or rejecting them with an error."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -27,6 +28,10 @@ UPRIGHT = {
 
 SIXTEEN_BITS = {("I", "PNG"), ("I", "PPM")}
 """32-bit modes and formats for which Pillow scales the levels to 0…65535."""
+
+
+DEEP = re.compile(r";16[BLN]")
+"""The mark of 16 bits a channel in Pillow's names of what is in a file: RGB;16B, LA;16B, …"""
 
 
 class BadImage(InputError):
@@ -57,7 +62,8 @@ def open_image(file: Any, name: object) -> Iterator[Image.Image]:
 def rgb(image: Image.Image, name: object) -> Image.Image:
     """Convert an opened image to upright 8-bit RGB, 16-bit grey levels rounded.
 
-    BadImage for several frames, transparent pixels, and levels without a known range.
+    BadImage for several frames, transparent pixels, 16 bits in colour or alpha, and levels
+    without a known range.
     """
     require_one_picture(image, name)
     transposition = UPRIGHT.get(_orientation(image))
@@ -86,7 +92,8 @@ def size(image: Image.Image, name: object) -> tuple[int, int]:
 def require_one_picture(image: Image.Image, name: object) -> None:
     """Raise BadImage for an image of several frames, or of levels that are not 8 or 16 bits.
 
-    MPO is a camera's JPEG, whose other frames are previews.
+    MPO is a camera's JPEG, whose other frames are previews. Of 16 bits in colour or alpha Pillow
+    reads the upper 8 alone.
     """
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":
@@ -98,6 +105,9 @@ def require_one_picture(image: Image.Image, name: object) -> None:
     )
     if image.mode == "F" or not levels or not set(tags.get(BITS, ())) <= {1, 2, 4, 8, 16}:
         raise BadImage(f"{name} has levels of unknown range: save it with 8 bits")
+    stored = [str(tile[3]) for tile in getattr(image, "tile", ())]
+    if not image.mode.startswith("I") and any(map(DEEP.search, stored)):
+        raise BadImage(f"{name} has 16 bits in colour or alpha: save it with 8 bits")
     if image.mode.startswith("I") and ("transparency" in image.info or tags.get(PHOTOMETRIC) == 0):
         raise BadImage(f"{name} has inverted or transparent 16-bit levels: save it with 8 bits")
 

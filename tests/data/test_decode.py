@@ -30,6 +30,20 @@ def png(rows, colour_type):
     return signature + chunk(b"IHDR", header) + data + chunk(b"IEND", b"")
 
 
+def tiff(rows):
+    """A TIFF of 16 bits in three colours, which Pillow does not write: rows [16, 16, 3]."""
+    tags = [(256, 16), (257, 16), (258, 0), (259, 1), (262, 2), (273, 0), (277, 3), (278, 16)]
+    tags.append((279, rows.size * 2))
+    end = 8 + 2 + 12 * len(tags) + 4
+    counts, values = {258: 3}, dict(tags) | {258: end, 273: end + 6}
+    entries = [
+        struct.pack("<HHII", tag, 3 + (tag != 258), counts.get(tag, 1), values[tag])
+        for tag, _ in tags
+    ]
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + b"".join(entries) + bytes(4)
+    return head + struct.pack("<HHH", 16, 16, 16) + rows.astype("<u2").tobytes()
+
+
 def netpbm(kind, levels, largest):
     return f"{kind} 16 16 {largest}\n".encode() + levels.astype(">u2").tobytes()
 
@@ -62,8 +76,6 @@ RIGHT = {
     "16.pgm": lambda p: p.write_bytes(netpbm("P5", WIDE, 65535)),
     "10.pgm": lambda p: p.write_bytes(netpbm("P5", (RAMP * (1023 / 255)).round(), 1023)),
     "16 rgb.ppm": lambda p: p.write_bytes(netpbm("P6", np.stack([WIDE] * 3, 2), 65535)),
-    "16 rgb.png": lambda p: p.write_bytes(png(np.stack([WIDE] * 3, 2), 2)),
-    "16 rgba.png": lambda p: p.write_bytes(png(np.stack([WIDE] * 3 + [WIDE * 0 - 1], 2), 6)),
     "8.png": GREY.save,
     "8.webp": lambda p: GREY.convert("RGB").save(p, lossless=True),
     "palette.png": lambda p: GREY.convert("P").save(p),
@@ -106,6 +118,16 @@ WRONG = {
     "palette key.png": (lambda p: GREY.convert("P").save(p, transparency=7), "transparent"),
     "see-through.webp": (lambda p: with_alpha(GREY.convert("RGB"), 9).save(p), "transparent"),
     "16 key.png": (lambda p: Image.fromarray(WIDE).save(p, transparency=7), "transparent"),
+    "16 rgb.png": (lambda p: p.write_bytes(png(np.stack([WIDE] * 3, 2), 2)), "16 bits in colour"),
+    "16 alpha.png": (
+        lambda p: p.write_bytes(png(np.stack([WIDE, WIDE * 0 - 1], 2), 4)),
+        "16 bits in colour",
+    ),
+    "16 rgba.png": (
+        lambda p: p.write_bytes(png(np.stack([WIDE] * 3 + [WIDE * 0 - 1], 2), 6)),
+        "16 bits in colour",
+    ),
+    "16 rgb.tif": (lambda p: p.write_bytes(tiff(np.stack([WIDE] * 3, 2))), "16 bits in colour"),
     "nothing.png": (lambda p: p.touch(), "not a readable image"),
     "page.png": (lambda p: p.write_text("<html>quota</html>"), "not a readable image"),
     "archive.png": (lambda p: p.write_bytes(b"PK\x03\x04" + bytes(99)), "not a readable image"),
