@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pndm._errors import InputError, lookup
+from pndm._errors import InputError, file_errors, lookup
 from pndm._files import cache_dir, expand_user
 from pndm.data import decode
 from pndm.data.celeba import crop_face, training_files
@@ -233,7 +233,8 @@ class Source:
 
     def __call__(self, part: Part = "all", root: Path | None = None) -> Dataset[Tensor]:
         """Load the images of a part, from `root` or `data_root()`."""
-        return self.load(part=part, root=root)
+        with file_errors():
+            return self.load(part=part, root=root)
 
     def label(self, name: str, root: Path | None) -> str:
         """The dataset's name; for `folder` also the directory's name and a hash of its path."""

@@ -8,6 +8,7 @@ python -m pndm.evaluation floor fashion_mnist
 import argparse
 import contextlib
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -112,11 +113,16 @@ def floor(dataset: str, root: Path | None, seeds: int) -> None:
 
 
 def fid_of_test_images(dataset: str, extractor: Extractor, root: Path | None) -> dict[str, Any]:
-    """The FID of a dataset's test images; without them, of their statistics in the package."""
+    """The FID of a dataset's test images; of their statistics in the package where none are here.
+
+    MissingData where a root was given that does not have them.
+    """
     reference = load_reference(dataset, extractor, root=root)
     try:
         data = datasets.source(dataset)("test", root)
     except datasets.MissingData:
+        if root is not None:
+            raise
         test = Reference.load(reference_path(dataset, extractor.name, root, "test"))
         return {"value": distance(test, reference), "n": test.n}
     return fid(statistics.blocks(torch.cat(list(extract_features(data, extractor)))), reference)
@@ -165,6 +171,14 @@ def user_path(text: str) -> Path:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def output_path(text: str) -> Path:
+    """The path of a file to write, which a folder is not."""
+    path = user_path(text)
+    if os.path.isdir(path):  # raises nothing, unlike path.is_dir
+        raise argparse.ArgumentTypeError(f"{text} is a folder: name a file in it")
+    return path
+
+
 def parser() -> Parser:
     """The parser of all commands."""
     top = Parser(prog="python -m pndm.evaluation", description=__doc__)
@@ -184,7 +198,7 @@ def parser() -> Parser:
     command.add_argument("--batch-size", type=at_least(1), default=64)
     command.add_argument("--workers", type=at_least(0), default=0, help="loader processes")
     command.add_argument("--device", default="auto")
-    command.add_argument("--output", type=user_path, help="default: in PNDM_HOME/references")
+    command.add_argument("--output", type=output_path, help="default: in PNDM_HOME/references")
     command.add_argument("--keep-features", action="store_true", help="for kid and prc")
     command.add_argument("--part", choices=("all", "test"), default="all", help="of the dataset")
     command = add("import", import_published)
@@ -194,7 +208,7 @@ def parser() -> Parser:
     )
     command.add_argument("--source", choices=PUBLISHED, required=True, help="who published it")
     command.add_argument("--n", type=at_least(2), required=True, help="number of images behind it")
-    command.add_argument("--output", type=user_path, help="default: in PNDM_HOME/references")
+    command.add_argument("--output", type=output_path, help="default: in PNDM_HOME/references")
     command = add("floor", floor)
     command.add_argument("dataset", nargs="?", choices=FLOORS, default="digits", metavar="DATASET")
     command.add_argument("--root", type=user_path, help="the folder of the dataset")

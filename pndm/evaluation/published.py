@@ -27,15 +27,7 @@ def load_moments(path: Path, n: int) -> tuple[Tensor, Tensor]:
     arrays = load_published(path)
     names = next((pair for pair in MOMENTS if set(pair) <= arrays.keys()), None)
     if names is not None:
-        mean, covariance = (numbers(path, name, arrays[name]) for name in names)
-        if mean.ndim == 2 and 1 in mean.shape:
-            mean = mean.flatten()
-        if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
-            raise InputError(
-                f"{path}: {names[0]} {list(mean.shape)} and {names[1]} {list(covariance.shape)} "
-                "are no mean [D] and covariance [D, D]"
-            )
-        return mean, covariance
+        return moments(path, arrays, names)
     name = next((name for name in FEATURES if name in arrays), None)
     if name is None:
         held = ", ".join(f"{key} {list(array.shape)}" for key, array in arrays.items())
@@ -51,6 +43,28 @@ def load_moments(path: Path, n: int) -> tuple[Tensor, Tensor]:
         raise InputError(f"{path} holds the features of {len(features)} images, not of n={n}")
     whole = Statistics.of(features)
     return whole.mean, whole.covariance
+
+
+def moments(
+    path: Path, arrays: dict[str, np.ndarray], names: tuple[str, str]
+) -> tuple[Tensor, Tensor]:
+    """The mean [D] and covariance [D, D] of these names, float64; InputError if they are none."""
+    mean, covariance = (numbers(path, name, arrays[name]) for name in names)
+    if mean.ndim == 2 and 1 in mean.shape:
+        mean = mean.flatten()
+    if mean.ndim != 1 or not len(mean) or covariance.shape != (len(mean), len(mean)):
+        raise InputError(
+            f"{path}: {names[0]} {list(mean.shape)} and {names[1]} {list(covariance.shape)} "
+            "are no mean [D] and covariance [D, D]"
+        )
+    if not mean.isfinite().all() or not covariance.isfinite().all():
+        raise InputError(f"{path}: {names[0]} or {names[1]} contain NaN or infinity")
+    is_symmetric = torch.allclose(covariance, covariance.T, rtol=1e-4, atol=1e-6)
+    if not is_symmetric or (covariance.diagonal() < 0).any():
+        raise InputError(
+            f"{path}: {names[1]} is no covariance, which is symmetric and not negative"
+        )
+    return mean, covariance
 
 
 def load_published(path: Path) -> dict[str, np.ndarray]:

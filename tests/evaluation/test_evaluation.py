@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
+from pndm._errors import InputError
 from pndm.data import datasets
 from pndm.evaluation import metrics, statistics
 from pndm.evaluation.__main__ import main
@@ -194,6 +195,40 @@ def test_references_round_trip_and_refuse_what_they_are_not_of(extractor, tiny, 
         load_reference(tiny, extractor, override=True)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"mean": np.array(["a"] * 64)}, "mean must be numbers"),
+        ({"mean": np.zeros(3)}, r"mean \[3\] and covariance \[64, 64\]"),
+        ({"covariance": np.eye(3)}, r"mean \[64\] and covariance \[3, 3\]"),
+        ({"mean": np.zeros(0), "covariance": np.zeros((0, 0))}, "are no mean"),
+        ({"mean": np.full(64, np.nan)}, "NaN or infinity"),
+        ({"covariance": np.full((64, 64), np.inf)}, "NaN or infinity"),
+        ({"covariance": -np.eye(64)}, "covariance is no covariance"),
+        ({"covariance": np.triu(np.ones((64, 64)))}, "covariance is no covariance"),
+        ({"n": np.array("100")}, "n must be a number of images"),
+        ({"n": np.array(1)}, "n must be a number of images"),
+        ({"n": np.array(1.5)}, "n must be a number of images"),
+        ({"split": np.array(["a", "b"])}, "other labels text"),
+    ],
+)
+def test_impossible_references_are_refused(changes, said, extractor, tiny):
+    path = reference_path(tiny, "digits")
+    compute_reference(tiny, extractor).save(path)
+    np.savez(path, **{**statistics.load_arrays(path), **changes})
+    with pytest.raises(InputError, match=said) as caught:
+        load_reference(tiny, extractor)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int64])
+def test_references_of_other_numbers_become_float64(dtype, extractor, tiny, real):
+    path = reference_path(tiny, "digits")
+    compute_reference(tiny, extractor).save(path)
+    np.savez(path, **{**statistics.load_arrays(path), "mean": np.zeros(64, dtype)})
+    assert fid(statistics.blocks(real), load_reference(tiny, extractor))["value"] > 0
+
+
 def test_the_label_names_what_a_reference_is_of(extractor, tiny):
     result = compute_reference(tiny, extractor)
     other = dataclasses.replace(result, images_sha256="0" * 64)
@@ -243,6 +278,18 @@ def test_impossible_foreign_statistics(mu, sigma, said, tmp_path):
     np.savez(tmp_path / "a.npz", mu=mu, sigma=sigma)
     with pytest.raises(ValueError, match=said):
         import_reference(tmp_path / "a.npz", "cifar10", "edm", 5)
+
+
+@pytest.mark.parametrize("words", [["reference", "digits"], ["import", "cifar10"]])
+def test_a_folder_is_no_output(words, tmp_path):
+    with pytest.raises(SystemExit, match="--output: .* is a folder: name a file in it"):
+        main([*words, f"--output={tmp_path}"])
+
+
+def test_a_root_of_a_name_too_long_is_one_line(tmp_path):
+    for dataset in ("fashion_mnist", "folder"):
+        with pytest.raises(SystemExit, match="File name too long"):
+            main(["reference", dataset, "--extractor=digits", f"--root={'x' * 300}"])
 
 
 def test_foreign_statistics_of_no_dataset(tmp_path, home):
@@ -401,6 +448,8 @@ def test_the_floor_of_clothes_is_measured_or_read(clothes, capsys):
     assert measured["n"] == 150 and measured["value"] > 0 and measured["se"] is None
     assert measured["metric"] == "FID on fashion features, not Inception FID"
     clothes()
+    with pytest.raises(SystemExit, match="none here"):
+        main(["floor", "fashion_mnist", "--root=nowhere"])
     main(["floor", "fashion_mnist"])
     read = json.loads(capsys.readouterr().out)
     assert read["n"] == 10000 and 0 < read["value"] < 2
