@@ -31,10 +31,16 @@ from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pndm._errors import did_you_mean, one_line
+from pndm._errors import did_you_mean, file_errors, one_line
 from pndm.config import words
 from pndm.config.schema import SWITCH_VALUES, ConfigError, Fit, Run, Train, typed
-from pndm.config.validate import require_machine, validate, validate_fit, validate_train
+from pndm.config.validate import (
+    config_errors,
+    require_machine,
+    validate,
+    validate_fit,
+    validate_train,
+)
 from pndm.models.registry import WEIGHTS
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -183,7 +189,9 @@ def _conf(folder: str | None = None) -> Iterator[dict[str, list[str]]]:
 
     What it cannot compose is a ConfigError.
     """
-    if folder is not None and not Path(folder).is_dir():
+    with config_errors("--config-dir: "), file_errors():
+        is_there = folder is None or Path(folder).is_dir()
+    if not is_there:
         raise ConfigError(f"--config-dir {folder}: there is no such folder")
     try:
         with _outer_hydra(), initialize_config_dir(str(CONF), version_base="1.3"):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pndm._devices import check_device, gpu_count, resolve_device
-from pndm._errors import InputError, did_you_mean
+from pndm._errors import FileError, InputError, did_you_mean, file_errors
 from pndm._files import expand_user
 from pndm.config.build import build_schedule, build_solver
 from pndm.config.schema import (
@@ -167,12 +167,12 @@ def resolve_wandb(settings: Wandb) -> Wandb:
 
 @contextlib.contextmanager
 def config_errors(setting: str = "") -> Iterator[None]:
-    """Raise an InputError of the block as ConfigError, behind the setting that it is about."""
+    """Raise an input or file error of the block as ConfigError, behind the setting of it."""
     try:
         yield
     except ConfigError:
         raise
-    except InputError as error:
+    except (InputError, FileError) as error:
         raise ConfigError(f"{setting}{error}") from None
 
 
@@ -341,7 +341,9 @@ def _model(run: Run | Fit) -> Model:
                 f"model.architecture={model.architecture} makes images of {_size(size)}, "
                 f"those of dataset={run.dataset.name} are {_size(sizes[0])}"
             )
-        if not model.checkpoint.startswith(HUB) and not Path(model.checkpoint).exists():
+        with config_errors("model.checkpoint: "), file_errors():
+            is_there = model.checkpoint.startswith(HUB) or Path(model.checkpoint).exists()
+        if not is_there:
             raise ConfigError(f"model.checkpoint={model.checkpoint}: there is no such file")
         return dataclasses.replace(model, name=Path(model.checkpoint).stem)
     for key in ("architecture", "format"):
@@ -352,6 +354,7 @@ def _model(run: Run | Fit) -> Model:
             f"model.prediction={model.prediction} is for a model.checkpoint of your own: "
             "the weights with a name predict noise"
         )
+    setting = "model"
     if model.name == "auto":
         if name not in run.dataset.models:
             raise ConfigError(
@@ -362,15 +365,16 @@ def _model(run: Run | Fit) -> Model:
         require_one_of(f"dataset.models.{name}", chosen, tuple(WEIGHTS))
         if run.convention == "released" and f"{chosen}_released" in WEIGHTS:
             chosen = f"{chosen}_released"
-        return dataclasses.replace(model, name=chosen)
+        model = dataclasses.replace(model, name=chosen)
+        setting = f"dataset.models.{name}"
     weights = WEIGHTS[model.name]
     if weights.dataset != run.dataset.name and run.dataset.name != "folder":
         raise ConfigError(
-            f"model={model.name} makes images of {weights.dataset}, not of {run.dataset.name}"
+            f"{setting}={model.name} makes images of {weights.dataset}, not of {run.dataset.name}"
         )
     if weights.schedule != name:
         raise ConfigError(
-            f"model={model.name} was trained on schedule={weights.schedule}, not on {name}"
+            f"{setting}={model.name} was trained on schedule={weights.schedule}, not on {name}"
         )
     return model
 

@@ -19,6 +19,8 @@ from pndm.schedules import SCHEDULES
 from pndm.solvers import SOLVERS
 
 ROOT = CONF.parent
+LONG = "x" * 300
+"""A name longer than any file's."""
 
 
 def load(arguments):
@@ -183,6 +185,9 @@ WRONG = {
     "outputs=": "outputs is empty",
     "model.checkpoint=": "model.checkpoint is empty",
     "dataset.models.linear=nope": "dataset.models.linear=nope does not exist",
+    "dataset.models.linear=digits_cosine": "trained on schedule=cosine, not on linear",
+    "dataset.models.linear=fashion_linear": "makes images of fashion_mnist, not of digits",
+    f"plan={LONG}": "File name too long",
     "wandb=disabled": "write wandb.mode=",
     "steps=0": "from 1 to 1000",
     "steps=1001": "from 1 to 1000",
@@ -198,6 +203,7 @@ WRONG = {
     "grid=[10,20,-1]": "strictly descending",
     "grid=[10,-0.5,-1]": "below 0",
     "grid=[1000,-1]": "[-1, 999]",
+    "grid=[true,false]": "a name or a list of times",
     "device=cuda:99": "CUDA",
     "device=gpu": "use auto, cpu, cuda",
     "precision=fp33": "fp32",
@@ -263,6 +269,14 @@ def test_wrong_arguments_are_refused_in_one_line_that_names_the_cure(argument):
             "makes images of 3×32×32, those of dataset=celeba are 3×64×64",
         ),
         (["model.checkpoint=nowhere.pt", "model.architecture=digits_linear"], "no such file"),
+        ([f"model.checkpoint={LONG}", "model.architecture=digits_linear"], "File name too long"),
+        (
+            [
+                *("model.checkpoint=run.py", "model.architecture=digits_linear"),
+                *("schedule.beta_start=0.5", "schedule.beta_end=0.9", "convention=diffusers"),
+            ],
+            "at time 980, too little to sample from",
+        ),
     ],
 )
 def test_wrong_combinations(arguments, cure):
@@ -321,6 +335,7 @@ def test_a_refused_command_line_writes_nothing(argument, refusal, tmp_path):
         (["--resolve"], "--resolve goes with --cfg job"),
         (["--config-dir"], "--config-dir: name a folder"),
         (["--config-dir="], "--config-dir: name a folder"),
+        ([f"--config-dir={LONG}"], "File name too long"),
         (["-m", "steps=2,3", "outputs=file"], "file"),
         (["steps=2", "outputs=file"], "file"),
     ],
