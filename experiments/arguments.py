@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 
-from pndm._errors import PndmError, one_line, prepare_console
+from pndm._errors import one_line_exit, prepare_console
 
 
 def split(words: Sequence[str], own: dict[str, str]) -> tuple[dict[str, str], list[str]]:
@@ -28,13 +28,8 @@ def command(main: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str]], 
         prepare_console()
         if {"-h", "--help"} & set(words):
             return print(sys.modules[main.__module__].__doc__)
-        try:
+        with one_line_exit():
             main(words)
-        except PndmError as error:
-            sys.exit(f"error: {one_line(error)}")
-        except KeyboardInterrupt:
-            print("interrupted: the same command continues where it stopped", file=sys.stderr)
-            sys.exit(130)
 
     guarded.__doc__ = main.__doc__
     return guarded

@@ -15,6 +15,8 @@ from typing import Any, NoReturn, TypeVar
 
 Value = TypeVar("Value")
 
+CONTINUES = "the same command continues where it stopped"
+
 
 class PndmError(Exception):
     """An error that a user can fix; the message says what is wrong and what to do."""
@@ -64,14 +66,18 @@ def file_errors() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def one_line_exit(interrupted: str) -> Iterator[None]:
-    """End a command with one line for a `PndmError`, and for Ctrl-C, which says how to go on."""
+def one_line_exit(interrupted: str = CONTINUES) -> Iterator[None]:
+    """End a command with one line: status 1 for a `PndmError`, 130 for Ctrl-C.
+
+    `interrupted` says how to go on.
+    """
     try:
         yield
     except PndmError as error:
         sys.exit(f"error: {one_line(error)}")
     except KeyboardInterrupt:
-        sys.exit(f"interrupted: {interrupted}")
+        print(f"interrupted: {interrupted}", file=sys.stderr)
+        sys.exit(130)
 
 
 class Parser(argparse.ArgumentParser):

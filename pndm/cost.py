@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from pndm._errors import PndmError, one_line, prepare_console
+from pndm._errors import one_line_exit, prepare_console
 from pndm.config.build import build_schedule, build_solver
 from pndm.config.compose import compose_runs
 from pndm.config.schema import CLASSIFIER_IMAGES, ConfigError, Run
@@ -235,13 +235,11 @@ def main(words: Sequence[str]) -> None:
     if {"-h", "--help"} & set(words):
         return print(__doc__)
     own = [word for word in words if word.startswith("seconds=")]
-    try:
+    with one_line_exit("the same command begins again"):
         seconds = parse_seconds(own[-1]) if own else SECONDS
         ours = [word for word in words if word not in (*own, "-m", "--multirun")]
         for cfg in compose_runs(ours, multirun=True):
             show(cfg, predict(cfg, seconds))
-    except PndmError as error:
-        sys.exit(f"error: {one_line(error)}")
 
 
 if __name__ == "__main__":

@@ -38,7 +38,14 @@ from experiments.main_table.cells import (
 from experiments.main_table.figure import write_fid_by_steps, write_overview
 from experiments.main_table.tables import summary
 from experiments.pages import FOLDER
-from pndm._errors import MissingFile, Parser, PndmError, one_line, prepare_console
+from pndm._errors import (
+    MissingFile,
+    Parser,
+    PndmError,
+    one_line,
+    one_line_exit,
+    prepare_console,
+)
 from pndm._files import read_json
 from pndm.config.compose import CONF, compose_runs
 from pndm.config.schema import ConfigError, Run, from_yaml
@@ -293,7 +300,7 @@ def main(words: Sequence[str]) -> None:
     folder = options.results or FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     page = readme.PAGE if options.results is None else None
-    try:
+    with one_line_exit("the same command begins again"):
         results, notes = Results.load(folder), []
         if not options.readme:
             reading = choose(
@@ -303,8 +310,6 @@ def main(words: Sequence[str]) -> None:
             require_one_kind(results.cells, options.code)
             results.save(folder)
         written = write(results, folder, page)
-    except PndmError as error:
-        sys.exit(f"error: {one_line(error)}")
     print("\n".join(notes))
     for dataset in DATASETS:
         print(summary(results, dataset))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pndm._errors import FileError, PndmError, one_line, prepare_console
+from pndm._errors import FileError, PndmError, one_line, one_line_exit, prepare_console
 from pndm._files import make_folder
 from pndm.config.compose import (
     compose_runs,
@@ -82,13 +82,8 @@ def main() -> None:
     """Refuse a wrong command line before anything is written, then let Hydra run the cells."""
     prepare_console()
     interrupts.listen()
-    try:
+    with one_line_exit():
         sys.exit(run_command(sys.argv[1:]))
-    except PndmError as error:
-        sys.exit(f"error: {one_line(error)}")
-    except KeyboardInterrupt:
-        print("interrupted: the same command continues where it stopped", file=sys.stderr)
-        sys.exit(130)
 
 
 def run_command(arguments: Sequence[str]) -> int:

@@ -29,7 +29,8 @@ class Multistep:
     `weights` are `fixed` (Adams-Bashforth) or exact in the clock `t`, `rho` or `lambda`, for a
     transfer part that is Euler's method in `transfer_clock`. With two evaluations, `halfway` uses
     their linear interpolant at one point instead of its mean: halfway through the step in λ
-    (`bh2`: Lu et al. 2022b), or at ½·h/(1 − e^(−h)) of it (`bh1`: Zhao et al. 2023, B(h) = h).
+    (`bh2`: Lu et al. 2022b), or at ½·h/(1 − e^(−h)) of it for images and ½·h/(e^h − 1) for noise
+    (`bh1`: Zhao et al. 2023, B(h) = h).
     With `lower_order_final` the order is at most the number of steps left; None: only if they end
     in the image. The last steps to it are the longest in λ, and orders ≥ 3 oscillate there.
     """

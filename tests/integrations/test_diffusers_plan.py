@@ -82,7 +82,11 @@ def test_the_last_choice_between_a_plan_and_a_solver_counts():
     ddim = PlanScheduler(solver="ddim", grid="karras")
     assert PlanScheduler.from_config(ddim.config, plan=NAME).solver.name == "learned"
     assert PlanScheduler.from_config(learned.config).solver.name == "learned"
-    for chosen in ({"solver": "ddim"}, {"grid": "karras"}, {"timestep_spacing": "trailing", "grid": "linspace"}):
+    for chosen in (
+        {"solver": "ddim"},
+        {"grid": "karras"},
+        {"timestep_spacing": "trailing", "grid": "linspace"},
+    ):
         with pytest.raises(InputError, match="plan takes the place of solver"):
             PlanScheduler(plan=NAME, **chosen)
 
