@@ -44,15 +44,12 @@ def validate(run: Run) -> Run:
     run = with_homes(run)
     run = dataclasses.replace(run, wandb=resolve_wandb(run.wandb))
     run, table = with_plan(run)
-    model = _model(run)
-    settings = with_timesteps(run.schedule, WEIGHTS.get(model.name))
-    require_as_trained(model, settings)
+    model, settings = resolve_network(run)
     timesteps = settings["timesteps"]
-    grid = list(run.grid) if isinstance(run.grid, (list, tuple)) else run.grid
-    if isinstance(grid, list):
-        if len(grid) < 2:
-            raise ConfigError(f"grid={grid}: a list of times has two at least")
-        run = dataclasses.replace(run, steps=len(grid) - 1)
+    grid, steps = resolve_grid(run)
+    if steps < 1 and isinstance(grid, list):
+        raise ConfigError(f"grid={grid}: a list of times has two at least")
+    run = dataclasses.replace(run, steps=steps)
     if not 1 <= run.steps <= timesteps:
         raise ConfigError(f"steps={run.steps}: give a whole number from 1 to {timesteps}")
     require_at_least("samples", run.samples, 1)
@@ -65,9 +62,7 @@ def validate(run: Run) -> Run:
     if not run.outputs:
         raise ConfigError("outputs is empty: name the folder of all runs")
     require_one_of("dataset.extractor", run.dataset.extractor, EXTRACTORS)
-    require_one_of("convention", run.convention, ("aligned", "released", "diffusers"))
     require_one_of("precision", run.precision, PRECISIONS)
-    require_one_of("model.prediction", model.prediction, ("noise", "data", "velocity"))
     switches = {key: _switch(key, getattr(run, key)) for key in SWITCH_VALUES}
     for key in ("kid", "prc"):
         if switches[key] == "auto" and switches["fid"] == "off":
@@ -96,8 +91,7 @@ def validate(run: Run) -> Run:
             require_order(method, len(nodes) - 1)
         else:
             table.require_schedule(schedule, model.prediction)
-    if model.checkpoint is None:
-        _require_own_noise(WEIGHTS[model.name], settings)
+    _require_own_noise(model, settings)
     choices: dict[str, Any] = {"schedule": settings, "model": model, "grid": grid, **switches}
     choices["solver"] = {**run.solver, "name": _name(run.solver, method.name)}
     return dataclasses.replace(run, **choices)
@@ -248,18 +242,12 @@ def validate_fit(fit: Fit) -> Fit:
     """A fit with its choices made; ConfigError if it cannot be done."""
     from pndm.grids import times
     from pndm.learned import FIRST_SEED_SET, PARTS
-    from pndm.models.registry import WEIGHTS
     from pndm.plans import require_multistep
     from pndm.solvers import require_order
 
     require_name(fit.schedule)
-    model = _model(fit)
-    settings = with_timesteps(fit.schedule, WEIGHTS.get(model.name))
-    require_as_trained(model, settings)
-    if model.checkpoint is None:
-        _require_own_noise(WEIGHTS[model.name], settings)
-    grid = list(fit.grid) if isinstance(fit.grid, (list, tuple)) else fit.grid
-    steps = len(grid) - 1 if isinstance(grid, list) else fit.steps
+    model, settings = resolve_network(fit)
+    grid, steps = resolve_grid(fit)
     if steps < 2:
         raise ConfigError(
             f"steps={steps}: give a whole number of at least 2, with one step there is no history"
@@ -271,8 +259,6 @@ def validate_fit(fit: Fit) -> Fit:
     if not learn or "nothing" in learn[:-1]:
         raise ConfigError(f"learn={','.join(learn)}: give some of {', '.join(PARTS)}, or nothing")
     learn = [part for part in learn if part != "nothing"]
-    require_one_of("convention", fit.convention, ("aligned", "released", "diffusers"))
-    require_one_of("model.prediction", model.prediction, ("noise", "data", "velocity"))
     if fit.convention == "released" and "times" in learn:
         raise ConfigError("convention=released truncates times: use learn=weights,clock")
     with config_errors(f"solver {fit.solver.get('name')}: "):
@@ -284,6 +270,7 @@ def validate_fit(fit: Fit) -> Fit:
         nodes = times(grid, steps, build_schedule(settings, fit.convention))
     with config_errors():
         require_order(solver, len(nodes) - 1)
+    _require_own_noise(model, settings)
     for name in ("batch_size", "images", "validation", "teacher", "validate_every"):
         require_at_least(name, getattr(fit, name), 1 if name == "validate_every" else 2)
     require_at_least("iterations", fit.iterations, 0)
@@ -307,6 +294,24 @@ def validate_fit(fit: Fit) -> Fit:
     return dataclasses.replace(
         fit, schedule=settings, model=model, grid=grid, steps=steps, learn=learn, output=output
     )
+
+
+def resolve_network(cfg: Run | Fit) -> tuple[Model, dict[str, Any]]:
+    """The model and the schedule that it was trained with; ConfigError if they do not fit."""
+    from pndm.models.registry import WEIGHTS
+
+    model = _model(cfg)
+    settings = with_timesteps(cfg.schedule, WEIGHTS.get(model.name))
+    require_as_trained(model, settings)
+    require_one_of("convention", cfg.convention, ("aligned", "released", "diffusers"))
+    require_one_of("model.prediction", model.prediction, ("noise", "data", "velocity"))
+    return model, settings
+
+
+def resolve_grid(cfg: Run | Fit) -> tuple[Any, int]:
+    """The grid, a list of times as such, and the number of its steps."""
+    grid = list(cfg.grid) if isinstance(cfg.grid, (list, tuple)) else cfg.grid
+    return grid, len(grid) - 1 if isinstance(grid, list) else cfg.steps
 
 
 def with_timesteps(settings: dict[str, Any], weights: Any = None) -> dict[str, Any]:
@@ -399,10 +404,14 @@ def require_as_trained(model: Model, settings: dict[str, Any]) -> None:
             )
 
 
-def _require_own_noise(weights: Any, settings: dict[str, Any]) -> None:
+def _require_own_noise(model: Model, settings: dict[str, Any]) -> None:
     """ConfigError where weights with a name would be told another noise than they know."""
+    from pndm.models.registry import WEIGHTS
     from pndm.schedules import SCHEDULES
 
+    if model.checkpoint is not None:
+        return
+    weights = WEIGHTS[model.name]
     known = inspect.signature(SCHEDULES[weights.schedule]).parameters
     own = {key: known[key].default for key in ("beta_start", "beta_end") if key in known}
     own["timesteps"] = weights.timesteps

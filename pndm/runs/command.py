@@ -88,6 +88,7 @@ def main() -> None:
 
 def run_command(arguments: Sequence[str]) -> int:
     """The exit status of the command with these arguments."""
+    failed.clear()
     flags, folder, overrides = split(arguments)
     sweep = any(flag in SWEEPS for flag in flags)
     shows = [flag for flag in flags if flag not in SWEEPS]

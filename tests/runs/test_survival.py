@@ -131,7 +131,6 @@ def test_a_refusal_is_a_failure_though_an_older_record_is_there(monkeypatch, tmp
     words += ["wandb.mode=disabled", f"outputs={tmp_path}"]
     monkeypatch.setattr(sys, "argv", ["run.py", *words])
     assert command.run_command(words) == 0
-    monkeypatch.setattr(command, "failed", [])
     (lock,) = tmp_path.rglob("run.lock")
     monkeypatch.setattr(sys, "argv", ["run.py", *words, "overwrite=true"])
     with file_lock(lock.with_suffix("")):
