@@ -8,26 +8,26 @@ would lie nearer to the scans it was trained on than real digits that it never s
 are Euclidean over pixels from 0 to 1, to the nearest of a set.
 """
 
-import csv
 import json
 from pathlib import Path
 
+import pandas as pd
 import torch
 from torch import Tensor
 
 import pndm
+from experiments.pages import FOLDER, markdown
 from pndm._errors import Parser, prepare_console
 from pndm._files import write_json
 from pndm._provenance import commit
 from pndm.data import datasets, images
 from pndm.evaluation.metrics import nearest_neighbours
 
-RESULTS = Path(__file__).parent / "results"
 HELD_OUT = Path("outputs/train/digits_linear_holdout/digits_linear_holdout.safetensors")
 COLUMNS = ("from", "to", "images", "median", "first_percentile", "copies")
 
-COPY = 0.05
-"""A distance below this is a copy: less than one grey level of sixteen in one pixel."""
+COPY, COPY_MEANS = 0.05, "less than one grey level of sixteen in one pixel"
+"""The distance below which an image is a copy of a digit, and why."""
 
 
 def samples(weights: str, architecture: str | None, count: int) -> Tensor:
@@ -85,31 +85,28 @@ def measure(held_out: Path, count: int) -> list[dict[str, object]]:
     ]
 
 
-def markdown(rows: list[dict[str, str]]) -> str:
-    """The table that is printed."""
-    head = (
-        "| | nearest in | images | median | 1st percentile | copies |\n|---|---|---|---|---|---|"
-    )
-    lines = [f"| {' | '.join(str(line[column]) for column in COLUMNS)} |" for line in rows]
-    return "\n".join([head, *lines])
+def page(table: pd.DataFrame) -> str:
+    """The page, in Markdown."""
+    names = {"from": "", "to": "nearest in", "first_percentile": "1st percentile"}
+    text = table[list(COLUMNS)].rename(columns=names).astype(str)
+    title, command, about = __doc__.strip().split("\n\n")
+    note = f"A distance below {COPY} counts as a copy: {COPY_MEANS}."
+    parts = [f"# {title[:-1]}", command, f"{about} {note}", markdown(text)]
+    return "\n\n".join(parts) + "\n"
 
 
 def main() -> None:
-    """Measure, write results/memorisation.csv with its provenance, print the table."""
+    """Measure, write memorisation.csv with its provenance, and the page."""
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--held-out", type=Path, default=HELD_OUT)
     parser.add_argument("--samples", type=int, default=1797)
     options = parser.parse_args()
-    RESULTS.mkdir(exist_ok=True)
-    rows = measure(options.held_out, options.samples)
-    with (RESULTS / "memorisation.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
+    table = pd.DataFrame(measure(options.held_out, options.samples), columns=COLUMNS)
+    table.to_csv(FOLDER / "memorisation.csv", index=False)
     card = json.loads(options.held_out.with_suffix(".json").read_text(encoding="utf-8"))
     origin = {"held_out": card, "commit": commit(), "samples": options.samples}
-    write_json(RESULTS / "memorisation.json", origin)
-    print(markdown(rows))
+    write_json(FOLDER / "memorisation.json", origin)
+    (FOLDER / "memorisation.md").write_text(page(table), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from pndm._errors import InputError
 from pndm.config.build import build_schedule
 from pndm.data import images
 from pndm.execute import execute
+from pndm.fit.teacher import fine_plan
 from pndm.models.unet import UNet
 from pndm.noise import check_seed, initial_noise, step_noise
 from pndm.plans import Plan
@@ -274,12 +275,9 @@ def fine_solution(
 ) -> Tensor:
     """The images to which the ODE itself leads from a time on, very nearly.
 
-    Heun's method evaluates at nodes only. These are whole times, denser towards the image, so the
-    solution is equally fine in every convention.
+    Heun's method evaluates at nodes only, so the solution is equally fine in every convention.
     """
-    whole = {round(start * (i / FINE_STEPS) ** 2) for i in range(FINE_STEPS)}
-    nodes = sorted({t for t in whole if end < t < start} | {start, end}, reverse=True)
-    plan = pndm.plan(pndm.solvers.heun(), schedule, grid=nodes)
+    plan = fine_plan(schedule, FINE_STEPS, start, end, "noise")
     return execute(plan, model.network, model.initial_noise(seeds))
 
 

@@ -203,6 +203,11 @@ def test_networks_whose_levels_are_unknown_are_refused():
             manifold.of(name)
 
 
+def test_the_memorisation_page_is_that_of_its_table():
+    table = pd.read_csv(FOLDER / "memorisation.csv")
+    assert memorisation.page(table) == (FOLDER / "memorisation.md").read_text(encoding="utf-8")
+
+
 def test_samples_are_of_the_networks_own_schedule(monkeypatch):
     seen = []
     monkeypatch.setattr(pndm, "sample", lambda *_, schedule, **__: seen.append(schedule.name))
