@@ -37,7 +37,7 @@ BLUR = {"digits": (2 / 16) / 12**0.5, "fashion_mnist": (2 / 255) / 12**0.5}
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 
 
-def of(model: str) -> registry.Weights:
+def trained_network(model: str) -> registry.Weights:
     """The network with a model's dataset and schedule; that of `exact` is the trained one.
 
     InputError for a name that is none, or of a dataset whose levels are not known here.
@@ -92,7 +92,7 @@ def norms(denoiser: Denoiser, schedule: Schedule, solver: str, x_T: Tensor) -> d
 
 def measure(model: str) -> pd.DataFrame:
     """For each method and node: the median norm, the band, and the share of samples outside."""
-    known = of(model)
+    known = trained_network(model)
     schedule, blur = pndm.schedules.SCHEDULES[known.schedule](), BLUR[known.dataset]
     pixels = datasets.source(known.dataset)("all").images  # type: ignore[attr-defined]
     data = images.from_uint8(pixels).flatten(1).double()
@@ -127,7 +127,7 @@ def shares(table: pd.DataFrame) -> pd.DataFrame:
 def write(table: pd.DataFrame, folder: Path) -> list[Path]:
     """Write manifold_MODEL.md and the figure from manifold_MODEL.csv."""
     model = table["model"].iloc[0]
-    known = of(model)
+    known = trained_network(model)
     page = folder / f"manifold_{model}.md"
     page.write_text(
         f"# Outside the manifold: {model} network, {known.dataset}, {known.schedule} schedule, "

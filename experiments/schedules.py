@@ -16,7 +16,7 @@ import pndm
 from experiments.convergence import MIXTURE, rms
 from experiments.main_table.cells import Results
 from experiments.main_table.fid_by_steps import Line
-from experiments.main_table.tables import wide
+from experiments.main_table.tables import by_steps
 from experiments.pages import FOLDER, NAMES, markdown
 from pndm._errors import prepare_console
 from pndm.models.analytic import Mixture
@@ -58,7 +58,7 @@ def page(table: pd.DataFrame, results: Results) -> str:
         for solver in METHODS
     ]
     lines = [Line(solver, STEPS[:3]) for solver in METHODS]
-    fid = wide(results, "digits", STEPS[:3], lines)
+    fid = by_steps(results, "digits", STEPS[:3], lines)
     return "\n\n".join(
         [
             "# Over variance schedules",

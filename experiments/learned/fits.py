@@ -45,13 +45,13 @@ def main(words: Sequence[str]) -> None:
 
 def is_complete(path: Path, cfg: Fit) -> bool:
     """Whether a plan is there, of the network as it is now, and its fit did not end early."""
-    made = read_json(path)
-    if made is None:
+    plan = read_json(path)
+    if plan is None:
         return False
-    how = made["fitted"]["optimizer"]
+    optimizer = plan["fitted"]["optimizer"]
     sha256 = weights_sha256(registry.find(cfg.model.name).require())
-    is_whole = how["iterations"] == how.get("done", how["iterations"]) == cfg.iterations
-    return is_whole and made["network"]["sha256"] == sha256
+    is_whole = optimizer["iterations"] == optimizer.get("done", optimizer["iterations"]) == cfg.iterations
+    return is_whole and plan["network"]["sha256"] == sha256
 
 
 if __name__ == "__main__":

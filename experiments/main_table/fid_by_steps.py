@@ -228,7 +228,7 @@ def minutes(tasks: Sequence[Task], seconds: float) -> str:
     return f"{sum(task.evaluations for task in tasks) * seconds / 60:.1f}"
 
 
-def make(todo: Sequence[Task]) -> list[str]:
+def run_missing(todo: Sequence[Task]) -> list[str]:
     """Run the missing cells; return one line for each failure."""
     from pndm.runs.run import run_experiment
 
@@ -324,7 +324,7 @@ def main(words: Sequence[str]) -> None:
     show_plan(todo, time_network(first, load_runner(first), seconds=2).seconds)
     if own["only"] == "plan":
         return
-    failed = make(todo)
+    failed = run_missing(todo)
     if failed:
         sys.exit("\n".join([f"{len(failed)} cells failed:", *failed]))
     print("python -m experiments.main_table.collect makes the tables")

@@ -8,7 +8,7 @@ import pandas as pd
 from experiments.main_table import claims
 from experiments.main_table.cells import DATASETS, Results
 from experiments.main_table.fid_by_steps import CLASSICAL_2, EULER, Line
-from experiments.main_table.tables import COMMANDS, floor_note, measured, wide
+from experiments.main_table.tables import COMMANDS, by_steps, floor_note, measured
 from experiments.pages import interval, markdown
 
 PAGE = Path(__file__).parents[2] / "README.md"
@@ -59,11 +59,11 @@ def block(results: Results, folder: Path) -> str:
     parts = [
         introduction(results),
         f"    {COMMANDS['digits']}",
-        markdown(wide(results, "digits", STEPS, LINES)),
+        markdown(by_steps(results, "digits", STEPS, LINES)),
         "The abstract's claims on digits, as differences of FID between runs from the same seeds:",
         markdown(claimed(results, "digits")),
         fashion(results, path),
-        markdown(wide(results, "fashion_mnist", FASHION_STEPS, FASHION_LINES)),
+        markdown(by_steps(results, "fashion_mnist", FASHION_STEPS, FASHION_LINES)),
         "The abstract's claims on Fashion-MNIST:",
         markdown(claimed(results, "fashion_mnist")),
         "All methods, steps and seeds, next to the published numbers, with the reference and the "

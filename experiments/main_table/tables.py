@@ -63,7 +63,7 @@ def text(row: pd.Series | None) -> str:
     return f"{row['fid']:.2f}{error}{nfe}"
 
 
-def wide(
+def by_steps(
     results: Results, dataset: str, steps: Sequence[int] = STEPS, chosen: Sequence[Line] = ()
 ) -> pd.DataFrame:
     """The table as text, a line per schedule and method, a column per number of steps.
@@ -78,14 +78,14 @@ def wide(
             for n in (*steps, None):
                 cell = Cell(schedule, line.solver, line.grid, line.options, n, 0)
                 ours = text(results.row(dataset, cell)) if n in line.steps else "–"
-                others = of_others(numbers, dataset, cell)
+                others = published_fids(numbers, dataset, cell)
                 row[ADAPTIVE if n is None else str(n)] = f"{ours} [{others}]" if others else ours
             rows.append(row)
     table = pd.DataFrame(rows)
     return table if any(None in line.steps for line in chosen) else table.drop(columns=ADAPTIVE)
 
 
-def of_others(numbers: pd.DataFrame, dataset: str, cell: Cell) -> str:
+def published_fids(numbers: pd.DataFrame, dataset: str, cell: Cell) -> str:
     """The published numbers of a cell."""
     if cell.steps is None or cell.options:
         return ""
@@ -226,7 +226,7 @@ def document(results: Results, dataset: str) -> str:
         f"# FID by steps: {dataset}",
         caption(results, dataset),
         "## By steps",
-        markdown(wide(results, dataset)),
+        markdown(by_steps(results, dataset)),
     ]
     for title, table in (
         ("By evaluations of the network", by_nfe(results, dataset)),
@@ -239,7 +239,7 @@ def document(results: Results, dataset: str) -> str:
 
 def write(results: Results, dataset: str, folder: Path) -> list[Path]:
     """Write fid_by_steps_DATASET.md, .tex and .csv."""
-    table, stem = wide(results, dataset), folder / f"fid_by_steps_{dataset}"
+    table, stem = by_steps(results, dataset), folder / f"fid_by_steps_{dataset}"
     paths = [stem.with_suffix(suffix) for suffix in (".md", ".tex", ".csv")]
     contents = (document(results, dataset), latex(table), table.to_csv(index=False))
     for path, content in zip(paths, contents, strict=True):

@@ -11,7 +11,7 @@ import torch
 from experiments.main_table import claims, collect, jackknife, readme, tables
 from experiments.main_table.cells import COLUMNS, DATASETS, JACKKNIFE, PUBLISHED, Results
 from experiments.main_table.fid_by_steps import CLAIMS, Cell
-from experiments.main_table.tables import caption, wide, write
+from experiments.main_table.tables import by_steps, caption, write
 from experiments.pages import FOLDER
 from pndm.config.compose import compose_runs
 from pndm.config.schema import ConfigError, to_yaml
@@ -129,7 +129,7 @@ def test_half_finished_folders_are_named(outputs):
     (put("plms-5-dd", steps=5) / "metrics.json").write_text("{")
     (put("plms-7-ee", steps=7) / "metrics.json").write_text("[]")
     results = results_of(gathered(root))
-    line = wide(results, "digits").query("schedule == 'linear' and method.str.contains('F')")
+    line = by_steps(results, "digits").query("schedule == 'linear' and method.str.contains('F')")
     row = line[line["method"] == "F-PNDM (plms)"].iloc[0]
     assert row["50"] == "1.50 ± 0.10"
     assert (row["10"], row["20"], row["1000"]) == ("failed", "unfinished", "not run")
@@ -229,7 +229,7 @@ def test_datasets_without_records_stay_as_they_were(outputs, tmp_path):
 
 
 def test_published_numbers_stand_beside_not_run():
-    table = wide(Results.load(Path("nowhere")), "cifar10")
+    table = by_steps(Results.load(Path("nowhere")), "cifar10")
     ddim = table[(table["method"] == "DDIM") & (table["schedule"] == "linear")].iloc[0]
     assert ddim["50"] == "not run [6.99, 6.16]"
     quadratic = table[table["method"] == "DDIM, quadratic"].iloc[0]

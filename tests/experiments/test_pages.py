@@ -92,7 +92,7 @@ def test_a_cell_that_fails_stops_nothing(monkeypatch, capsys):
 
     monkeypatch.setattr("pndm.runs.run.run_experiment", run)
     tasks = [task("plms", 5, 14), task("plms", 10, 19, done=True), task("plms", 20, 29)]
-    failed = fid_by_steps.make(tasks)
+    failed = fid_by_steps.run_missing(tasks)
     assert failed == ["linear plms leading 5 seed 0: evaluation 3 at time 9: NaN"]
     assert len(result) == 2 and "[2/2] linear plms leading 20 seed 0" in capsys.readouterr().out
 
@@ -200,7 +200,7 @@ def test_committed_norms_regenerate(tmp_path, model):
 def test_networks_whose_levels_are_unknown_are_refused():
     for name, said in {"nosuch": "nosuch", "ddpm_cifar10": "no dataset 'cifar10'"}.items():
         with pytest.raises(InputError, match=said):
-            manifold.of(name)
+            manifold.trained_network(name)
 
 
 def test_the_memorisation_page_is_that_of_its_table():
