@@ -50,7 +50,8 @@ def is_complete(path: Path, cfg: Fit) -> bool:
         return False
     optimizer = plan["fitted"]["optimizer"]
     sha256 = weights_sha256(registry.find(cfg.model.name).require())
-    is_whole = optimizer["iterations"] == optimizer.get("done", optimizer["iterations"]) == cfg.iterations
+    done = optimizer.get("done", optimizer["iterations"])
+    is_whole = done == optimizer["iterations"] == cfg.iterations
     return is_whole and plan["network"]["sha256"] == sha256
 
 
