@@ -10,7 +10,6 @@ references are never mixed: the command lists them and asks for a choice. Record
 of images, and duplicates, are omitted and listed by name. W&B is never read.
 """
 
-import contextlib
 import dataclasses
 import json
 import operator
@@ -21,15 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 import yaml
 
 from experiments import schedules, trajectory_error
-from experiments.main_table import claims, fid_by_steps, jackknife, readme, tables
+from experiments.main_table import claims, fid_by_steps, floors, jackknife, readme, tables
 from experiments.main_table.cells import (
     COLUMNS,
     DATASETS,
-    FLOORS,
     JACKKNIFE,
     KEY,
     Results,
@@ -49,12 +46,9 @@ from pndm._errors import (
 from pndm._files import read_json
 from pndm.config.compose import CONF, compose_runs
 from pndm.config.schema import ConfigError, Run, from_yaml
-from pndm.data import datasets
-from pndm.data.databases import MissingData
-from pndm.evaluation.features import extract_features, load_extractor
-from pndm.evaluation.metrics import distance, split_half_fid
+from pndm.evaluation.features import load_extractor
 from pndm.evaluation.reference import load_reference
-from pndm.evaluation.statistics import Statistics, extrapolate
+from pndm.evaluation.statistics import extrapolate
 from pndm.runs import measure
 from pndm.runs.job import Job
 from pndm.runs.record import SCHEMA
@@ -237,36 +231,8 @@ def collect(reading: Records, old: Results, keep: bool = False) -> tuple[Results
         distances = leave_one_out(measured)
         (notes if isinstance(distances, str) else loo).append(distances)
     cells = frame.assign(command=[command(row) for _, row in frame.iterrows()])
-    new = Results(cells[COLUMNS], pd.DataFrame(loo, columns=JACKKNIFE), floors(cells))
+    new = Results(cells[COLUMNS], pd.DataFrame(loo, columns=JACKKNIFE), floors.table(cells))
     return old.replace(new, keep), notes
-
-
-def floors(cells: pd.DataFrame) -> pd.DataFrame:
-    """The FID of real data: of digits, and of the test images of clothes where they are here."""
-    rows = []
-    for samples in cells["samples"][cells["dataset"] == "fashion_mnist"].unique():
-        with contextlib.suppress(MissingData):
-            values = torch.tensor(fid_of_test_images("fashion_mnist", int(samples)))
-            row = {"dataset": "fashion_mnist", "samples": samples, "extractor": "fashion"}
-            mean, sd = values.mean().item(), values.std().item()
-            rows.append({**row, "fid": round(mean, 4), "sd": round(sd, 4)})
-    if (cells["dataset"] == "digits").any():
-        features = extract_features(datasets.digits(), load_extractor("digits"))
-        halves = split_half_fid(torch.cat(list(features)))
-        row = {"dataset": "digits", "samples": halves["n_perfect"], "extractor": "digits"}
-        rows.append({**row, "fid": round(halves["perfect"], 4), "sd": round(halves["sd"], 4)})
-    return pd.DataFrame(rows, columns=FLOORS)
-
-
-def fid_of_test_images(dataset: str, samples: int, draws: int = 10) -> list[float]:
-    """The FID of so many of a dataset's test images, drawn at random, several times."""
-    extractor = load_extractor("fashion")
-    features = torch.cat(list(extract_features(datasets.source(dataset)("test"), extractor)))
-    reference, found = load_reference(dataset, extractor), []
-    for seed in range(draws):
-        order = torch.randperm(len(features), generator=torch.Generator("cpu").manual_seed(seed))
-        found.append(distance(Statistics.of(features[order[:samples]]), reference))
-    return found
 
 
 def write(results: Results, folder: Path, page: Path | None) -> list[Path]:
