@@ -51,9 +51,9 @@ def lesson(tables: Sequence[Learned]) -> str:
         f"Over the {len(tables)} shipped plans: the weights of a row sum to "
         f"{min(inner):.2f} to {max(inner):.2f} (median {np.median(inner):.2f}) before the last "
         f"step, and to {min(last):.2f} to {max(last):.2f} in it. The last evaluation is at "
-        f"t = {min(ends):.1f} to {max(ends):.1f}, where fixed grids evaluate at t = 0, and the "
-        f"network is given a time larger by {min(offsets):.1f} to {max(offsets):.1f} there: it "
-        "predicts as if more noise were left. "
+        f"t = {min(ends):.1f} to {max(ends):.1f}, where fixed grids evaluate at t = 0, and in "
+        f"{sum(offset > 0 for offset in offsets)} plans the network is given a larger time there, "
+        f"by up to {max(offsets):.1f}: it predicts as if more noise were left. "
         f"Elsewhere the clock differs by {np.median(np.abs(clock)):.0f} "
         f"(median; from {min(clock):.0f} to {max(clock):.0f}) of 1000."
     )
