@@ -231,9 +231,9 @@ def test_images_do_not_depend_on_the_batch_size(run, monkeypatch):
 
 
 def test_fid_does_not_depend_on_how_images_were_cut_into_shards(run, monkeypatch):
-    whole, _ = run("samples=90")
+    whole, _ = run("samples=210")
     monkeypatch.setattr("pndm.runs.shards.SHARD", 13)
-    cut, _ = run("samples=90", "overwrite=true")
+    cut, _ = run("samples=210", "overwrite=true")
     assert cut["fid"]["value"] == pytest.approx(whole["fid"]["value"], rel=1e-4)
     assert cut["fid"]["se"] == pytest.approx(whole["fid"]["se"], rel=1e-3)
 
