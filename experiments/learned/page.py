@@ -105,8 +105,7 @@ def against_fixed(table: pd.DataFrame, dataset: str) -> Iterator[dict[str, str]]
         for own, other in pairs:
             yield compare(own, other, paired(own, other))
         if len(pairs) == len(FRESH):
-            own, other = (mean_fid(group) for group in zip(*pairs, strict=True))
-            yield compare(own, other, mean([paired(*pair) for pair in pairs]))
+            yield compare(*together(pairs))
 
 
 def fresh_pairs(table: pd.DataFrame, **key: str | int) -> list[tuple[pd.Series, pd.Series]]:
@@ -118,6 +117,14 @@ def fresh_pairs(table: pd.DataFrame, **key: str | int) -> list[tuple[pd.Series, 
         if own is not None and other is not None:
             pairs.append((own, other))
     return pairs
+
+
+def together(
+    pairs: Sequence[tuple[pd.Series, pd.Series]],
+) -> tuple[pd.Series, pd.Series, Estimate]:
+    """Both methods over several seed sets, and the mean of their differences."""
+    own, other = (mean_fid(rows) for rows in zip(*pairs, strict=True))
+    return own, other, mean([paired(*pair) for pair in pairs])
 
 
 def mean_fid(rows: Sequence[pd.Series]) -> pd.Series:
@@ -229,8 +236,7 @@ def ahead(table: pd.DataFrame, images: dict[str, str], **key: str | int) -> list
         pairs = fresh_pairs(table, nfe=nfe, **key)
         cells = ["not run"] * len(rows)
         if len(pairs) == len(FRESH):
-            own, other = (mean_fid(group) for group in zip(*pairs, strict=True))
-            difference = mean([paired(*pair) for pair in pairs])
+            own, other, difference = together(pairs)
             half = (difference.high - difference.low) / 2
             cells = [fid(own), fid(other), f"{difference.bias_corrected:+.2f} ± {half:.2f}"]
         for row, text in zip(rows, cells, strict=True):

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from pndm._errors import Parser, PndmError, prepare_console
+from pndm._errors import CONTINUES, Parser, PndmError, prepare_console
 from pndm._files import cache_dir, expand_user
 from pndm.models import cards, locations
 from pndm.models.architectures import ARCHITECTURES
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted: the same command continues where it stopped", file=sys.stderr)
+        print(f"interrupted: {CONTINUES}", file=sys.stderr)
         return 130
     return 0
 
