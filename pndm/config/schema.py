@@ -155,6 +155,7 @@ class Fit(Method):
 
     learn: Any = MISSING
     moments: float = MISSING
+    huber: float = MISSING
     radius: float = MISSING
     images: int = MISSING
     validation: int = MISSING

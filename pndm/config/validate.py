@@ -32,6 +32,8 @@ from pndm.config.schema import (
 
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16", "fp64")
 WANDB_MODES = ("online", "offline", "disabled")
+MIN_HUBER = 1e-6
+"""The square of a smaller one is lost beside that of a distance."""
 
 
 def validate(run: Run) -> Run:
@@ -282,6 +284,8 @@ def validate_fit(fit: Fit) -> Fit:
     for name, value in {**positive, "moments": fit.moments, "radius": fit.radius}.items():
         if not 0 <= value < math.inf or (name in positive and not value):
             raise ConfigError(f"{name}={value}: give a {'positive ' * (name in positive)}number")
+    if fit.huber and not MIN_HUBER <= fit.huber < math.inf:
+        raise ConfigError(f"huber={fit.huber}: give 0, or a number of at least {MIN_HUBER:g}")
     if fit.batch_size > fit.images:
         raise ConfigError(f"batch_size={fit.batch_size}: there are only images={fit.images}")
     output = fit.output

@@ -74,7 +74,7 @@ class Fitting:
         solver, prediction = build_solver(cfg.solver), cfg.model.prediction
         start = plan(solver, self.schedule, cfg.steps, cfg.grid, prediction)
         self.student = Student(start, self.schedule, cfg.learn, prediction, cfg.recompute)
-        self.loss = Loss(cfg.moments)
+        self.loss = Loss(cfg.moments, cfg.huber)
         groups: list[dict[str, Any]] = [
             {"params": [self.student.part(part)], "rate": getattr(cfg.lr, part)}
             for part in cfg.learn
@@ -248,7 +248,7 @@ def provenance(cfg: Fit, state: dict[str, Any]) -> dict[str, Any]:
     return {
         "start": {"solver": cfg.solver, "grid": cfg.grid, "steps": cfg.steps},
         "learn": [part for part in PARTS if part in cfg.learn],
-        "loss": {"moments": cfg.moments, "radius": cfg.radius},
+        "loss": {"moments": cfg.moments, "huber": cfg.huber, "radius": cfg.radius},
         "teacher": {"solver": "heun", "steps": cfg.teacher},
         "seed_sets": sets,
         "images": {"fitting": cfg.images, "validation": cfg.validation},

@@ -3,6 +3,10 @@
 Few evaluations cannot lead every noise to the teacher's image. The squared distance alone then
 pulls images to their mean, and the student's images vary less than the teacher's: the distance
 falls while FID rises. So the moments of a batch are compared too.
+
+And a few noises end in another image altogether: of 512 digits in 5 evaluations, 5 % have more
+than half of the squared distance. Nothing that could be learned would mend them, so distances
+above `huber` count linearly, which leaves the gradient to the others.
 """
 
 from dataclasses import dataclass
@@ -19,23 +23,33 @@ MAX_DIMENSIONS = 256
 
 @dataclass(frozen=True)
 class Loss:
-    """|x − y|²/D + moments·(‖Cov x − Cov y‖²/‖Cov y‖² + ‖mean x − mean y‖²/‖mean y‖²).
+    """H(d) + moments·(‖Cov x − Cov y‖²/‖Cov y‖² + ‖mean x − mean y‖²/‖mean y‖²), d² = |x − y|²/D.
 
-    x and y [B, ...] are images of the student and the teacher from the same noise. Moments are
-    those of a batch, over all D pixels, or over MAX_DIMENSIONS random directions of them, which
-    are the same in every call.
+    x and y [B, ...] are images of the student and the teacher from the same noise, and H is the
+    mean of 2h·(√(d² + h²) − h), the pseudo-Huber loss with h = `huber` (as in Song & Dhariwal
+    2024, for consistency models): d² where d is small, 2h·d where it is large. For h = 0 it is
+    the mean of d². Moments are those of a batch, over all D pixels, or over MAX_DIMENSIONS
+    random directions of them, which are the same in every call.
     """
 
     moments: float = 0.5
+    huber: float = 0.0
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        pixels = (x - y).square().mean()
+        pixels = self.distance(x, y).mean()
         if not self.moments:
             return pixels
         (mean_x, covariance_x), (mean_y, covariance_y) = map(mean_and_covariance, (x, y))
         return pixels + self.moments * (
             relative(covariance_x, covariance_y) + relative(mean_x, mean_y)
         )
+
+    def distance(self, x: Tensor, y: Tensor) -> Tensor:
+        """d², or 2h·(√(d² + h²) − h) without its cancellation, of each image, [B]."""
+        squares = (x - y).square().flatten(1).mean(1)
+        if not self.huber:
+            return squares
+        return squares * (2 / (1 + (1 + squares / self.huber**2).sqrt()))
 
 
 def relative(x: Tensor, y: Tensor) -> Tensor:

@@ -220,6 +220,7 @@ def test_a_checkpoint_of_another_fit_is_refused(network, tmp_path):
     fitted(tmp_path)
     for word, said in {
         "moments=0.2": "moments=0.5",
+        "huber=0": "huber=0.01",
         "solver.order=2": "solver.order=None",
     }.items():
         with pytest.raises(ConfigError, match=f"another training .*{said}"):
@@ -309,6 +310,8 @@ REFUSED = {
     "learn=timse": "learn=timse does not exist, did you mean times",
     "lr.weights=0": "lr.weights=0.0: give a positive number",
     "radius=-1": "radius=-1.0: give a number",
+    "huber=-1": "huber=-1.0: give 0, or a number of at least 1e-06",
+    "huber=nan": "huber=nan: give 0, or a number of at least 1e-06",
     "batch_size=4000": "batch_size=4000: there are only images=2048",
     "iterations=-1": "iterations=-1: give a whole number of at least 0",
     "convention=released": "convention=released truncates times",
@@ -341,3 +344,15 @@ def test_moments_of_large_images_are_those_of_a_projection():
     assert Loss(1.0)(x, x) == 0
     blurred = 0.5 * x
     assert Loss(1.0)(blurred, x) - Loss(0.0)(blurred, x) == pytest.approx(0.75**2 + 0.25, rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_distances_above_huber_count_linearly(dtype):
+    h, d = 0.01, torch.tensor([0.0, 1e-6, 0.01, 100.0], dtype=dtype, requires_grad=True)
+    y = pndm.initial_noise(range(4), (1, 8, 8)).to(dtype)
+    found = Loss(0.0, h).distance(y + d.view(-1, 1, 1, 1), y)
+    wanted = torch.stack([d[0] * 0, d[1] ** 2, 2 * h * (h * 2**0.5 - h) + 0 * d[2], 2 * h * d[3]])
+    torch.testing.assert_close(found, wanted, rtol=3e-2 if dtype == torch.float32 else 2e-4, atol=0)
+    (slope,) = torch.autograd.grad(found.sum(), d)
+    assert slope[0] == 0 and slope[3].item() == pytest.approx(2 * h, rel=1e-4)
+    assert Loss(0.0)(y + 1, y).item() == pytest.approx(1)
