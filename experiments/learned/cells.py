@@ -26,6 +26,9 @@ GRIDS = ("leading", "quadratic", "uniform_lambda")
 FITS = Path("outputs/learned")
 """The folder of all fits."""
 
+START = ("solver=ipndm", "solver.order=3", "grid=leading")
+"""Where every fit starts."""
+
 FIXED = {
     "DDIM": "solver=ddim",
     "iPNDM-3": "solver=ipndm solver.order=3",
@@ -45,13 +48,19 @@ VARIANTS = {
 """What is learned. `both` is what ships with the package."""
 
 SETTINGS = {
-    "digits": [],
-    "fashion_mnist": ["images=512", "validation=128", "batch_size=128", "iterations=200"],
+    "digits": {"huber": "0"},
+    "fashion_mnist": {
+        **{"images": "512", "validation": "128", "batch_size": "128", "iterations": "200"},
+        "huber": "0",
+    },
 }
 """Settings of the fits that differ from conf/fit.yaml, by dataset."""
 
-LONGER = {("digits", 5, "both"): ["iterations=500"]}
-"""Fits of more iterations than the default, by dataset, evaluations and variant."""
+CHOSEN = {
+    ("digits", "linear", 5, "both"): {"huber": "0.01", "moments": "4", "images": "512"},
+    ("digits", "cosine", 5, "both"): {"huber": "0.01", "iterations": "500"},
+}
+"""Settings that were chosen by FID on a seed set for this alone (`experiments.learned.tries`)."""
 
 FINE = {"DDIM@50": ("ddim", 50), "DDIM@100": ("ddim", 100), "DDIM@1000": ("ddim", 1000)}
 FINE |= {"F-PNDM@50": ("plms", 50)}
@@ -86,11 +95,11 @@ class Fit(NamedTuple):
 
     def words(self) -> list[str]:
         """The arguments of `python -m pndm.fit`."""
+        settings = SETTINGS[self.dataset] | CHOSEN.get(self, {})
         return [
             *(f"dataset={self.dataset}", f"schedule={self.schedule}", f"steps={self.nfe}"),
-            *("solver=ipndm", "solver.order=3", "grid=leading", f"output={self.output}"),
-            *SETTINGS[self.dataset],
-            *LONGER.get((self.dataset, self.nfe, self.variant), []),
+            *(*START, f"output={self.output}"),
+            *(f"{name}={value}" for name, value in settings.items()),
             *VARIANTS[self.variant].split(),
         ]
 

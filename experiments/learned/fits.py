@@ -44,7 +44,7 @@ def main(words: Sequence[str]) -> None:
 
 
 def is_complete(path: Path, cfg: Fit) -> bool:
-    """Whether a plan is there, of the network as it is now, and its fit did not end early."""
+    """Whether a plan is there, of this network and this loss, and its fit did not end early."""
     plan = read_json(path)
     if plan is None:
         return False
@@ -52,7 +52,9 @@ def is_complete(path: Path, cfg: Fit) -> bool:
     sha256 = weights_sha256(registry.find(cfg.model.name).require())
     done = optimizer.get("done", optimizer["iterations"])
     is_whole = done == optimizer["iterations"] == cfg.iterations
-    return is_whole and plan["network"]["sha256"] == sha256
+    loss = {"moments": cfg.moments, "huber": cfg.huber, "radius": cfg.radius}
+    is_same_loss = {"huber": 0, **plan["fitted"]["loss"]} == loss  # older plans do not say huber
+    return is_whole and is_same_loss and plan["network"]["sha256"] == sha256
 
 
 if __name__ == "__main__":

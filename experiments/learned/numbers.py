@@ -68,12 +68,18 @@ def sections(tables: Sequence[Learned]) -> list[str]:
         parts += [
             f"### {plan_.name}",
             f"{optimizer['iterations']} iterations of {optimizer['batch_size']}, "
-            f"{fitted['images']['fitting']:,} images, {fitted['seconds']:.0f} s "
+            f"{fitted['images']['fitting']:,} images, {loss(fitted)}, {fitted['seconds']:.0f} s "
             f"({machine(fitted)}); distance on validation noise {first['rmse']:.3f} at the start, "
             f"{best['rmse']:.3f} at iteration {best['iteration']}.",
             markdown(numbers(plan_)),
         ]
     return parts
+
+
+def loss(fitted: Mapping[str, Any]) -> str:
+    """How distances count; plans from before there was a choice have squares."""
+    huber = fitted["loss"].get("huber", 0)
+    return f"distances above {huber:g} linear" if huber else "distances squared"
 
 
 def machine(fitted: Mapping[str, Any]) -> str:

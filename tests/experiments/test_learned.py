@@ -96,12 +96,14 @@ def test_fits_that_do_not_exist_are_refused(words, monkeypatch):
         fits.main([words])
 
 
-def test_a_fit_that_ended_early_or_of_another_network_is_not_complete(tmp_path):
+def test_a_fit_that_ended_early_or_of_another_network_or_loss_is_not_complete(tmp_path):
     cfg = compose_fit(cells.Fit("digits", "linear", 4).words())
     made, path = learned.read("digits_linear-4").to_json(), tmp_path / "plan.json"
     assert not fits.is_complete(path, cfg)
-    path.write_text(json.dumps(made))
-    assert fits.is_complete(path, cfg)
+    for huber, is_complete in ((0.0, False), (cfg.huber, True)):
+        made["fitted"]["loss"]["huber"] = huber
+        path.write_text(json.dumps(made))
+        assert fits.is_complete(path, cfg) == is_complete
     made["fitted"]["optimizer"]["done"] = 25
     path.write_text(json.dumps(made))
     assert not fits.is_complete(path, cfg)
