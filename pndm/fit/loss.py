@@ -4,9 +4,9 @@ Few evaluations cannot lead every noise to the teacher's image. The squared dist
 pulls images to their mean, and the student's images vary less than the teacher's: the distance
 falls while FID rises. So the moments of a batch are compared too.
 
-And a few noises end in another image altogether: of 512 digits in 5 evaluations, 5 % have more
-than half of the squared distance. Nothing that could be learned would mend them, so distances
-above `huber` count linearly, which leaves the gradient to the others.
+And a few noises end in another image altogether: of 512 digits by a good plan of 5 evaluations,
+5 % have more than half of the squared distance. So distances above `huber` count linearly, which
+leaves the gradient to the others.
 """
 
 from dataclasses import dataclass

@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from experiments.learned import cells, compare, fits, page
+from experiments.learned import cells, compare, fits, page, tries
 from experiments.main_table import readme
 from experiments.main_table.jackknife import mean, paired
 from experiments.pages import FOLDER
@@ -100,8 +100,9 @@ def test_a_fit_that_ended_early_or_of_another_network_or_loss_is_not_complete(tm
     cfg = compose_fit(cells.Fit("digits", "linear", 4).words())
     made, path = learned.read("digits_linear-4").to_json(), tmp_path / "plan.json"
     assert not fits.is_complete(path, cfg)
-    for huber, is_complete in ((0.0, False), (cfg.huber, True)):
-        made["fitted"]["loss"]["huber"] = huber
+    assert "huber" not in made["fitted"]["loss"] and cfg.huber == 0
+    for loss, is_complete in (({"huber": 0.01}, False), ({"moments": 4}, False), ({}, True)):
+        made["fitted"]["loss"] = {"moments": 0.5, "radius": 0.0, **loss}
         path.write_text(json.dumps(made))
         assert fits.is_complete(path, cfg) == is_complete
     made["fitted"]["optimizer"]["done"] = 25
@@ -118,6 +119,30 @@ def test_the_committed_page_regenerates(tmp_path):
         if path.suffix == ".md":
             assert path.read_text() == (FOLDER / path.name).read_text()
         assert (FOLDER / path.name).exists()
+
+
+def test_the_committed_tries_regenerate_and_the_best_of_them_ship(tmp_path):
+    table = pd.read_csv(tries.PATH)
+    assert tries.write(table, tmp_path).read_text() == (FOLDER / "learned_tries.md").read_text()
+    for schedule, rows in table.groupby("schedule"):
+        assert len(rows) == len(tries.TRIES[schedule])
+        best = rows.loc[rows["fid_chosen_by"].idxmin()]
+        assert best["plan"] == learned.read(f"digits_{schedule}-5").digest[:12]
+        chosen = compose_fit(cells.Fit("digits", schedule, 5).words())
+        assert [getattr(chosen, name) for name in tries.Try._fields] == list(best[tries.KEY[1:]])
+
+
+def test_a_try_composes_into_a_folder_of_its_own(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(tries, "FITS", tmp_path)
+    monkeypatch.setattr(tries, "fit", lambda cfg: made.append(cfg) or tmp_path)
+    for schedule in tries.SCHEDULES:
+        for tried in tries.TRIES[schedule]:
+            tries.plan_of(schedule, tried, [])
+    assert len({cfg.output for cfg in made}) == len(made) == 10
+    assert {(cfg.steps, cfg.validation, cfg.model.name) for cfg in made} == {
+        *((5, 512, "digits_linear"), (5, 512, "digits_cosine"))
+    }
 
 
 def test_the_readme_shows_the_measurements():
