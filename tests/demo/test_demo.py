@@ -421,7 +421,7 @@ def address(tmp_path_factory):
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
     try:
-        give_up = time.monotonic() + 120
+        give_up = time.monotonic() + 600
         while not answers(port):
             assert server.poll() is None and time.monotonic() < give_up, log.read_text()
             time.sleep(0.1)
@@ -478,7 +478,7 @@ class Page:
 
     def wait_for(self, selector, ready=bool, what="e.innerText"):
         """The texts as soon as they are as wanted."""
-        give_up = time.monotonic() + 120
+        give_up = time.monotonic() + 600
         while not ready(values := self.texts(selector, what)):
             assert time.monotonic() < give_up, self.texts("body")
             time.sleep(0.1)
