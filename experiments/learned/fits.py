@@ -17,7 +17,7 @@ from experiments.learned import cells
 from pndm._files import make_folder, read_json
 from pndm.config.compose import compose_fit
 from pndm.config.schema import ConfigError, Fit
-from pndm.fit.loop import fit
+from pndm.fit.loop import fit, loss_settings
 from pndm.learned import SHIPPED
 from pndm.models import registry
 from pndm.models.locations import weights_sha256
@@ -52,8 +52,7 @@ def is_complete(path: Path, cfg: Fit) -> bool:
     sha256 = weights_sha256(registry.find(cfg.model.name).require())
     done = optimizer.get("done", optimizer["iterations"])
     is_whole = done == optimizer["iterations"] == cfg.iterations
-    loss = {"moments": cfg.moments, "huber": cfg.huber, "radius": cfg.radius}
-    is_same_loss = {"huber": 0, **plan["fitted"]["loss"]} == loss  # older plans do not say huber
+    is_same_loss = {"huber": 0, **plan["fitted"]["loss"]} == loss_settings(cfg)
     return is_whole and is_same_loss and plan["network"]["sha256"] == sha256
 
 

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import pandas as pd
 
 from experiments.arguments import command
-from experiments.learned.cells import FITS, FRESH, SCHEDULES, START
-from experiments.learned.compare import OWN, Cell, measure
+from experiments.learned.cells import FITS, FRESH, SCHEDULES, START, Fit
+from experiments.learned.compare import measure, of_plan, run
 from experiments.learned.fits import is_complete
 from experiments.main_table.claims import verdict
 from experiments.main_table.jackknife import WITHOUT, paired
@@ -42,7 +42,7 @@ class Try(NamedTuple):
     @property
     def words(self) -> list[str]:
         """The arguments of `python -m pndm.fit`."""
-        return [f"{name}={value:g}" for name, value in self._asdict().items()] + ["validation=512"]
+        return [f"{name}={value:g}" for name, value in self._asdict().items()]
 
 
 SQUARES, HUBER = (Try(huber, 0.5, 2048, 500) for huber in (0, 0.01))
@@ -70,18 +70,11 @@ def measured(schedule: str, tried: Try, path: Path) -> dict:
     """A row: distance on validation noise, FID on the seed set that chooses and on a fresh one."""
     plan = learned.read(path)
     choosing, fresh = (
-        measure(
-            Cell(
-                *(DATASET, schedule, "learned", EVALUATIONS, seed, OWN),
-                *(f"plan={path}", plan.digest[:12]),
-            ),
-            (),
-        )
-        for seed in (CHOOSING, FRESH[0])
+        of_plan(Fit(DATASET, schedule, EVALUATIONS), path, seed) for seed in (CHOOSING, FRESH[0])
     )
     distance = round(plan.fitted["best"]["rmse"], 6)
-    own = {"schedule": schedule, "distance": distance, "fid_chosen_by": choosing["fid"]}
-    return {**fresh, **tried._asdict(), **own}
+    own = {"distance": distance, "fid_chosen_by": run(choosing, ())[1]["fid"]}
+    return {**measure(fresh, ()), **tried._asdict(), **own}
 
 
 def document(table: pd.DataFrame) -> str:

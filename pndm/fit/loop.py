@@ -241,6 +241,11 @@ def finish(cfg: Fit, student: Student, state: dict[str, Any], sha256: str) -> Pa
     return path
 
 
+def loss_settings(cfg: Fit) -> dict[str, float]:
+    """What a plan says of its loss; those from before `huber` lack it, and squared distances."""
+    return {"moments": cfg.moments, "huber": cfg.huber, "radius": cfg.radius}
+
+
 def provenance(cfg: Fit, state: dict[str, Any]) -> dict[str, Any]:
     """How a plan came to be."""
     best, first = state["best"], state["history"][0]
@@ -248,7 +253,7 @@ def provenance(cfg: Fit, state: dict[str, Any]) -> dict[str, Any]:
     return {
         "start": {"solver": cfg.solver, "grid": cfg.grid, "steps": cfg.steps},
         "learn": [part for part in PARTS if part in cfg.learn],
-        "loss": {"moments": cfg.moments, "huber": cfg.huber, "radius": cfg.radius},
+        "loss": loss_settings(cfg),
         "teacher": {"solver": "heun", "steps": cfg.teacher},
         "seed_sets": sets,
         "images": {"fitting": cfg.images, "validation": cfg.validation},
